@@ -1,0 +1,73 @@
+"""Folders that a workflow may name."""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import folder_paths
+
+PACK_ROOT = Path(__file__).resolve().parents[1]
+DEMO = "demo"
+DEMO_MODEL = PACK_ROOT / "assets" / "pico_flux"
+
+
+def resolve_input_folder(folder: str) -> Path:
+    """The folder that a workflow names: inside ComfyUI's input directory, or "demo" for the bundled pictures.
+
+    Links and ".." are followed before the check. Raises ValueError for any other place and for a folder that is not there:
+    a workflow comes from strangers and must not read the rest of the disk.
+    """
+    name = folder.strip()
+    if name == DEMO:
+        return _existing(PACK_ROOT / "assets" / "pibo", "the pack's demo pictures are missing; reinstall the pack")
+    root = Path(folder_paths.get_input_directory()).resolve()
+    remedy = f"put the pictures into a folder inside {root} and give its name, or 'demo' for the bundled pictures"
+    if not name:
+        raise ValueError(f"no folder is named; {remedy}")
+    try:
+        resolved = (root / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a null byte, a loop of links
+        raise ValueError(f"{folder!r} is not a folder name ({error}); {remedy}") from error
+    if not resolved.is_relative_to(root):
+        raise ValueError(f"{folder!r} lies outside ComfyUI's input directory; {remedy}")
+    return _existing(resolved, f"{folder!r} is not a folder in ComfyUI's input directory; {remedy}")
+
+
+def _existing(path: Path, message: str) -> Path:
+    if not path.is_dir():
+        raise ValueError(message)
+    return path
+
+
+def lora_folder() -> Path:
+    """Where trained LoRAs go; ComfyUI lists this folder among its LoRAs."""
+    return Path(folder_paths.get_output_directory()).resolve() / "loras"
+
+
+def cache_folder() -> Path:
+    return Path(folder_paths.get_user_directory()).resolve() / "masked_lora" / "cache"
+
+
+def output_relative(file: Path) -> str:
+    return file.resolve().relative_to(Path(folder_paths.get_output_directory()).resolve()).as_posix()
+
+
+def lora_file(name: str) -> Path:
+    """output/loras/<name>.safetensors; raises ValueError for a name that leaves that folder or is no file name."""
+    root, stem = lora_folder(), name.strip().removesuffix(".safetensors")
+    remedy = "use letters, digits, '-', '_', '.' and '/' for sub-folders"
+    if not stem or not re.fullmatch(r"[\w .\-/]+", stem) or stem.endswith(("/", ".")):
+        raise ValueError(f"{name!r} cannot name a LoRA file; {remedy}")
+    file = (root / f"{stem}.safetensors").resolve()
+    if not file.is_relative_to(root):
+        raise ValueError(f"{name!r} lies outside {root}; {remedy}")
+    return file
+
+
+def free_lora_file(name: str) -> Path:
+    """`lora_file` with the first number that is not taken, so that nothing is overwritten."""
+    file = lora_file(name)
+    number = 1
+    while (numbered := file.with_name(f"{file.stem}_{number:05d}.safetensors")).exists():
+        number += 1
+    return numbered

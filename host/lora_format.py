@@ -1,0 +1,111 @@
+"""LoRA files that ComfyUI and other tools load, with the conditions of training in their metadata."""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import comfy.utils
+import safetensors.torch
+from torch import Tensor
+
+from .text_padding import TextPadding
+
+FORMAT_VERSION = "1"
+PREFIX = "diffusion_model."
+# modelspec.architecture of Stability's model spec 1.0.1; an unlisted model gets its class name.
+ARCHITECTURES = {"Flux": "flux-1-dev", "SDXL": "stable-diffusion-xl-v1-base", "SD3": "stable-diffusion-3"}
+
+
+class LoraWeights(dict[str, Tensor]):
+    """A LORA_MODEL as ComfyUI's own nodes expect it, `{key: tensor}`, that also knows how it was trained."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        super().__init__(tensors)
+        self.metadata = dict(metadata)
+
+    @classmethod
+    def from_adapter(cls, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> LoraWeights:
+        return cls({PREFIX + k: v for k, v in state.items()}, metadata)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingRecord:
+    """What a LoRA file says about its training."""
+
+    architecture: str
+    weight_dtype: str
+    base_hash: str
+    padding: TextPadding
+    objective: Mapping[str, str | float]
+    mask: Mapping[str, str | float | int]
+    rank: int
+    alpha: float
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    pictures: int
+    resolution: str
+    title: str = "masked-lora"
+    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def metadata(self) -> dict[str, str]:
+        """Safetensors metadata: ss_* as sd-scripts writes and other tools read, modelspec.*, and masked_lora.*."""
+        data = {
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": str(self.rank),
+            "ss_network_alpha": str(self.alpha),
+            "ss_base_model_version": ARCHITECTURES.get(self.architecture, self.architecture),
+            "ss_steps": str(self.steps),
+            "ss_batch_size_per_device": str(self.batch_size),
+            "ss_learning_rate": str(self.learning_rate),
+            "ss_seed": str(self.seed),
+            "ss_num_train_images": str(self.pictures),
+            "ss_output_name": self.title,
+            "modelspec.sai_model_spec": "1.0.1",
+            "modelspec.architecture": f"{ARCHITECTURES.get(self.architecture, self.architecture)}/lora",
+            "modelspec.title": self.title,
+            "modelspec.date": self.date,
+            "modelspec.resolution": self.resolution,
+            "masked_lora.version": FORMAT_VERSION,
+            "masked_lora.text_padding": self.padding.to_json(),
+            "masked_lora.objective": json.dumps(dict(self.objective), sort_keys=True),
+            "masked_lora.mask": json.dumps(dict(self.mask), sort_keys=True),
+            "masked_lora.base": json.dumps(
+                {"architecture": self.architecture, "dtype": self.weight_dtype, "hash": self.base_hash}, sort_keys=True),
+        }
+        if self.padding.encoder_masked and self.padding.attend == "real":
+            data["ss_apply_t5_attn_mask"] = "True"  # sd-scripts means both: masked in T5 and in Flux
+        return data
+
+
+def save_lora(lora: Mapping[str, Tensor], file: Path) -> None:
+    """Write atomically: an interrupted save leaves no half file under the LoRA's name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    metadata = lora.metadata if isinstance(lora, LoraWeights) else {}
+    partial = file.with_name(file.name + ".partial")
+    safetensors.torch.save_file({k: v.contiguous() for k, v in lora.items()}, partial, metadata)
+    partial.replace(file)
+
+
+def load_lora(file: Path) -> LoraWeights:
+    tensors, metadata = comfy.utils.load_torch_file(str(file), safe_load=True, return_metadata=True)
+    return LoraWeights(tensors, metadata or {})
+
+
+def padding_of(lora: Mapping[str, Tensor]) -> tuple[TextPadding, str]:
+    """The padding that a LoRA was trained with and a sentence about how that is known.
+
+    A LoRA without our metadata gives what its own tells, else ComfyUI's own padding and a sentence that says it is a guess.
+    """
+    metadata = lora.metadata if isinstance(lora, LoraWeights) else {}
+    if spec := metadata.get("masked_lora.text_padding"):
+        padding = TextPadding.from_json(spec)
+        return padding, f"trained with {padding.describe()}"
+    if metadata.get("ss_apply_t5_attn_mask", "").lower() == "true":
+        padding = TextPadding(max_length=512, attend="real", encoder_masked=True)
+        return padding, f"trained by sd-scripts with apply_t5_attn_mask: {padding.describe()}"
+    return TextPadding(), "unknown: the file does not say how its padding was treated; ComfyUI's own padding is assumed"

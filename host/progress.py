@@ -1,0 +1,59 @@
+"""Progress on the node and in the console, and the Cancel button."""
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import TYPE_CHECKING
+
+import comfy.model_management
+import comfy.utils
+from server import PromptServer
+
+if TYPE_CHECKING:
+    from ..trainer.example import StepReport
+
+logger = logging.getLogger(__name__)
+CONSOLE_SECONDS = 5.0
+
+
+class Progress:
+    """Reports on one node; `update` raises ComfyUI's InterruptProcessingException once the user has pressed Cancel."""
+
+    def __init__(self, node_id: str | None) -> None:
+        self.node_id = node_id
+        self.bar = comfy.utils.ProgressBar(1, node_id=node_id)
+
+    def update(self, done: int, total: int, text: str = "") -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.bar.update_absolute(done, total)
+        # A prompt server exists only where pages can be watching; a headless run has none.
+        server = getattr(PromptServer, "instance", None)
+        if text and self.node_id is not None and server is not None:
+            server.send_progress_text(text, self.node_id)
+
+
+class TrainingProgress:
+    """Step, loss and time left: every step on the node, every few seconds in the console."""
+
+    def __init__(self, progress: Progress, steps: int) -> None:
+        self.progress, self.steps = progress, steps
+        self.started = self.logged = time.monotonic()
+        self.smooth = math.nan
+
+    def __call__(self, report: StepReport) -> None:
+        now = time.monotonic()
+        self.smooth = report.loss if math.isnan(self.smooth) else 0.95 * self.smooth + 0.05 * report.loss
+        per_step = (now - self.started) / report.step
+        text = (f"step {report.step}/{self.steps}  loss {self.smooth:.4f}  {per_step:.2f} s/step  "
+                f"{duration(per_step * (self.steps - report.step))} left")
+        if now - self.logged >= CONSOLE_SECONDS or report.step in (1, self.steps):
+            self.logged = now
+            logger.info("Masked LoRA: %s", text)
+        self.progress.update(report.step, self.steps, text)
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

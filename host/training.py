@@ -1,0 +1,116 @@
+"""Borrow a diffusion model from ComfyUI for training, and give it back exactly as it was."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import PatcherInjection
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..trainer.adapter import LoraAdapter
+from ..trainer.config import LoraSpec
+from .denoiser import ComfyDenoiser, raw_prediction
+
+INJECTION_KEY = "masked_lora_training"
+
+
+@contextmanager
+def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, checkpointing: bool, shift: float = 1.0,
+                        memory_required: float = 0.0) -> Iterator[tuple[ComfyDenoiser, LoraAdapter]]:
+    """Lend `patcher`'s own weights, with a fresh LoRA on them and right gradients, until the block is left in whatever way.
+
+    No second copy of the weights is made. `memory_required` in bytes is kept free on the device besides the weights.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), differentiable_kernels():
+        network = patcher.model.diffusion_model
+        thaw(patcher.model)
+        flags = {p: p.requires_grad for p in patcher.model.parameters()}
+        borrowed = patcher.clone()
+        denoiser = ComfyDenoiser(borrowed, shift)
+        borrowed.add_object_patch("model_sampling", raw_prediction(denoiser.sampling))
+        try:
+            adapter = LoraAdapter(network, spec, seed)
+            adapter.detach()
+            borrowed.set_injections(INJECTION_KEY, [PatcherInjection(
+                inject=lambda _: adapter.attach(), eject=lambda _: adapter.detach())])
+            comfy.model_management.load_models_gpu([borrowed], memory_required=memory_required)
+            for parameter in adapter.parameters:
+                parameter.data = parameter.data.to(borrowed.load_device)
+            with gradient_safe(network, checkpointing):
+                yield denoiser, adapter
+        finally:
+            borrowed.eject_model()
+            comfy.model_management.unload_model_and_clones(borrowed)
+            for parameter, flag in flags.items():
+                parameter.requires_grad_(flag)
+
+
+@contextmanager
+def differentiable_kernels() -> Iterator[None]:
+    """Ask ComfyUI for kernels with a backward; its fused inference kernels have none."""
+    before = comfy.model_management.in_training
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = before
+
+
+def thaw(model: nn.Module) -> None:
+    """Turn weights that were loaded under inference_mode into ordinary tensors, one at a time; autograd cannot save the others."""
+    for name, parameter in list(model.named_parameters()):
+        if parameter.is_inference():
+            comfy.utils.set_attr_param(model, name, parameter)
+    for name, buffer in list(model.named_buffers()):
+        if buffer.is_inference():
+            comfy.utils.set_attr_buffer(model, name, buffer.clone())
+
+
+@contextmanager
+def gradient_safe(network: nn.Module, checkpointing: bool) -> Iterator[None]:
+    """Make gradients right in networks that add to the residual stream in place (Flux, Chroma, HunyuanVideo).
+
+    LayerNorm saves its input, which the next `x += ...` overwrites: backward raises, or under checkpointing goes on silently
+    with wrong numbers. Each LayerNorm gets its own copy of its input, and each checkpointed block its own copy of its inputs.
+    """
+    with ExitStack() as stack:
+        for module in network.modules():
+            if isinstance(module, nn.LayerNorm):
+                stack.callback(module.register_forward_pre_hook(copy_input).remove)
+        if checkpointing:
+            for block in checkpoint_blocks(network):
+                block.forward = checkpointed(block.forward)  # type: ignore[method-assign]  # an instance attribute over the class's
+                stack.callback(block.__dict__.pop, "forward", None)
+        else:
+            stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
+        yield
+
+
+def copy_input(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (args[0].clone(), *args[1:])
+
+
+def checkpoint_blocks(network: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of a network: the members of its lists of layers, and the parts of U-Net stages, which are sequences."""
+    blocks: list[nn.Module] = []
+    for layers in network.children():
+        for block in layers if isinstance(layers, nn.ModuleList) else ():
+            blocks += block.children() if isinstance(block, nn.Sequential) else [block]
+    return blocks
+
+
+def checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` recomputed in the backward pass, from inputs that it cannot overwrite."""
+    def copied(value: Any) -> Any:
+        return value.clone() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return forward(*(copied(v) for v in args), **{k: copied(v) for k, v in kwargs.items()})
+
+    return lambda *args, **kwargs: checkpoint(run, args, kwargs, use_reentrant=False)

@@ -1,0 +1,282 @@
+"""Training through ComfyUI's own model objects: what comes out, and that the model is given back as it was."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.sd
+import pytest
+import torch
+from comfy.model_patcher import ModelPatcher
+from pack.dataset.cache import CachedExample, TrainingSet
+from pack.host.denoiser import ComfyDenoiser
+from pack.host.drift import borrow_for_prediction, measure_drift
+from pack.host.examples import make_examples
+from pack.host.lora_format import load_lora, padding_of, save_lora
+from pack.host.progress import Progress
+from pack.host.run import RunConfig, run_training
+from pack.host.text_padding import TextPadding
+from pack.host.training import borrow_for_training
+from pack.masks.recipe import MaskRecipe
+from pack.trainer.config import LoraSpec, Normalization, TrainConfig
+from pack.trainer.example import Batch
+from pack.trainer.loop import train
+from pack.trainer.objective import noise_generator, squared_error
+from torch import Tensor
+
+from .tiny import ARCHITECTURES, Architecture, tiny_patcher
+
+FLOW = [name for name in ARCHITECTURES if name != "sdxl"]
+
+
+def training_set(arch: Architecture, count: int = 3, tokens: tuple[int, ...] = (7, 5, 7)) -> TrainingSet:
+    generator = torch.Generator().manual_seed(5)
+    examples = []
+    for i in range(count):
+        height, width = (8 * side for side in arch.latent[-2:])
+        mask = torch.zeros(height, width)
+        mask[: height // 2, : width // (i + 1)] = 1
+        cond = {"cross_attn": torch.randn(1, tokens[i % len(tokens)], arch.text, generator=generator)}
+        cond |= {k: torch.randn(1, v, generator=generator) for k, v in arch.extra.items()}
+        latent = torch.randn(arch.latent, generator=generator)
+        examples.append(CachedExample(f"picture {i}", "", latent, mask, cond, TextPadding().to_json()))
+    return TrainingSet(tuple(examples), TextPadding().to_json(), "")
+
+
+def run_config(folder: Path, steps: int = 4, **changes: Any) -> RunConfig:
+    settings: dict[str, Any] = {"steps": steps, "batch_size": 3, "learning_rate": 1e-2, "seed": 3}
+    return RunConfig(train=TrainConfig(**settings | changes), lora=LoraSpec(rank=2, alpha=4.0), recipe=MaskRecipe(), checkpointing=False,
+                     shift=1.0, name="test", rescue_folder=folder)
+
+
+class Fingerprint:
+    """Outputs, module tree, flags and hooks of a model."""
+
+    def __init__(self, patcher: ModelPatcher, data: TrainingSet) -> None:
+        model = patcher.model
+        self.modules = [(n, id(m)) for n, m in model.named_modules()]
+        self.flags = [(n, p.requires_grad, p.grad is None) for n, p in model.named_parameters()]
+        self.hooks = sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+        self.forwards = sum("forward" in m.__dict__ for m in model.modules())
+        self.state = {k: v.clone() for k, v in model.state_dict().items()}
+        self.attributes = sorted(model.diffusion_model.__dict__)
+        self.in_training = comfy.model_management.in_training
+        with torch.inference_mode():
+            latent = data.examples[0].latent_CHW[None]
+            cond = data.examples[0].cond
+            conds = model.extra_conds(**cond, noise=latent, device=torch.device("cpu"), width=64, height=64, prompt_type="positive",
+                                      latent_image=None, denoise_mask=None, seed=0, latent_shapes=[latent.shape])
+            comfy.model_management.load_models_gpu([patcher])
+            kwargs = {k: v.process_cond(batch_size=1, area=None).cond for k, v in conds.items()}
+            self.output = model.apply_model(latent, torch.tensor([0.5]), **kwargs,
+                                            transformer_options={"sample_sigmas": torch.tensor([1.0, 0.0])}).clone()
+
+    def assert_same(self, other: Fingerprint) -> None:
+        for name in ("modules", "flags", "hooks", "forwards", "in_training", "attributes"):
+            assert getattr(self, name) == getattr(other, name), name
+        assert self.state.keys() == other.state.keys()
+        assert all(torch.equal(v, other.state[k]) for k, v in self.state.items())
+        assert torch.equal(self.output, other.output)
+
+
+def loaded_in_prompt(name: str) -> tuple[ModelPatcher, Architecture]:
+    """The model as a node gets it: loaded under inference_mode, so that its weights are inference tensors."""
+    with torch.inference_mode():
+        patcher, arch = tiny_patcher(name)
+    assert any(p.is_inference() for p in patcher.model.parameters())
+    assert patcher.cached_patcher_init is None
+    return patcher, arch
+
+
+def predict(patcher: ModelPatcher, example: Any) -> Tensor:
+    with torch.no_grad(), borrow_for_prediction(patcher) as model:
+        return model(example.latent_CHW[None], torch.tensor([0.6]), [example.cond])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("name", FLOW)
+def test_saved_lora_loaded_by_the_host_predicts_as_the_trained_model(name: str, checkpointing: bool, tmp_path: Path) -> None:
+    patcher, arch = loaded_in_prompt(name)
+    data = training_set(arch, tokens=(7,))
+    examples = make_examples(patcher, data, MaskRecipe())
+    before = predict(patcher, examples[0])
+    spec = LoraSpec(rank=2, alpha=4.0)
+    with torch.inference_mode(), borrow_for_training(patcher, spec, seed=1, checkpointing=checkpointing) as (model, lora):
+        examples = make_examples(patcher, data, MaskRecipe())
+        train(model, lora.parameters, examples, TrainConfig(steps=3, batch_size=3, learning_rate=1e-2))
+        with torch.no_grad():
+            in_memory = model(examples[0].latent_CHW[None], torch.tensor([0.6]), [examples[0].cond])
+        state = {f"diffusion_model.{k}": v for k, v in lora.state_dict().items()}
+    file = tmp_path / "lora.safetensors"
+    save_lora(state, file)
+    adapted, _ = comfy.sd.load_lora_for_models(patcher, None, dict(load_lora(file)), 1.0, 0.0)
+    examples = make_examples(patcher, data, MaskRecipe())
+    loaded = predict(adapted, examples[0])
+    assert torch.linalg.norm(in_memory - before) / torch.linalg.norm(before) > 1e-3
+    assert torch.linalg.norm(loaded - in_memory) / torch.linalg.norm(in_memory) <= 1e-5
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_model_is_given_back_bit_identical(name: str, tmp_path: Path) -> None:
+    patcher, arch = loaded_in_prompt(name)
+    data = training_set(arch)
+    before = Fingerprint(patcher, data)
+    with torch.inference_mode():
+        run_training(patcher, data, run_config(tmp_path), Progress(None))
+    before.assert_same(Fingerprint(patcher, data))
+    assert not list(tmp_path.iterdir())
+
+
+def test_cancel_stops_within_a_step_saves_and_restores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patcher, arch = loaded_in_prompt("flux")
+    data = training_set(arch)
+    before = Fingerprint(patcher, data)
+    progress = Progress(None)
+    monkeypatch.setattr(progress.bar, "update_absolute", lambda done, total: comfy.model_management.interrupt_current_processing(done == 2))
+    with torch.inference_mode(), pytest.raises(comfy.model_management.InterruptProcessingException):
+        run_training(patcher, data, run_config(tmp_path, steps=50), progress)
+    before.assert_same(Fingerprint(patcher, data))
+    (saved,) = tmp_path.iterdir()
+    lora = load_lora(saved)
+    assert lora.metadata["ss_steps"] == "2"
+    assert any(v.abs().max() > 0 for k, v in lora.items() if "lora_B" in k)
+
+
+def test_error_in_mid_training_saves_and_restores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patcher, arch = loaded_in_prompt("flux")
+    data = training_set(arch)
+    before = Fingerprint(patcher, data)
+    calls = []
+
+    def failing(self: ComfyDenoiser, noisy: Tensor, *rest: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) > 5:
+            raise torch.OutOfMemoryError("no memory left on the device")
+        return original(self, noisy, *rest)
+
+    original = ComfyDenoiser.__call__
+    monkeypatch.setattr(ComfyDenoiser, "__call__", failing)
+    with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
+        run_training(patcher, data, run_config(tmp_path, steps=50), Progress(None))
+    monkeypatch.undo()
+    before.assert_same(Fingerprint(patcher, data))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_unloading_all_models_in_mid_training_leaves_the_module_tree_clean(tmp_path: Path) -> None:
+    patcher, arch = loaded_in_prompt("flux")
+    names = [n for n, _ in patcher.model.named_modules()]
+    with borrow_for_training(patcher, LoraSpec(rank=2), seed=0, checkpointing=False) as (_, lora):
+        assert len([n for n, _ in patcher.model.named_modules()]) > len(names)
+        comfy.model_management.unload_all_models()
+        assert [n for n, _ in patcher.model.named_modules()] == names
+        assert lora.state_dict()
+
+
+def test_no_second_copy_of_the_weights() -> None:
+    patcher, arch = loaded_in_prompt("flux")
+    with torch.inference_mode(), borrow_for_training(patcher, LoraSpec(rank=2), seed=0, checkpointing=False) as (model, _):
+        assert model.model is patcher.model
+
+
+def gradient(patcher: ModelPatcher, data: TrainingSet, members: list[int], normalization: Normalization) -> Tensor:
+    """Gradient of one optimizer step's loss over `members`, through the trainer's own parts."""
+    from pack.trainer.loss import image_scales, masked_mean
+
+    with borrow_for_training(patcher, LoraSpec(rank=2), seed=1, checkpointing=False) as (model, lora):
+        for p in lora.parameters:
+            p.data = 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+        examples = [make_examples(patcher, data, MaskRecipe())[i] for i in members]
+        scales = image_scales([e.weight_1HW for e in examples], normalization)
+        for group in ([e for e in examples if e.group == key] for key in {e.group for e in examples}):
+            batch = Batch.stack(group, torch.device("cpu"))
+            places = [examples.index(e) for e in group]
+            error = squared_error(model, batch, [noise_generator(9, members[i]) for i in places])
+            (masked_mean(error, batch.weight_B1HW) * scales[places].float()).sum().backward()
+        return torch.cat([p.grad.flatten() for p in lora.parameters if p.grad is not None])
+
+
+@pytest.mark.parametrize("normalization", [Normalization.NONE, Normalization.IMAGE])
+@pytest.mark.parametrize("name", ["flux", "sd3", "qwen_image"])
+def test_gradient_of_a_batch_is_the_mean_of_its_members(name: str, normalization: Normalization) -> None:
+    """One caption a picture: core's trainer evaluates every caption on every picture instead."""
+    patcher, arch = loaded_in_prompt(name)
+    data = training_set(arch)
+    batch = gradient(patcher, data, [0, 1, 2], normalization)
+    members = torch.stack([gradient(patcher, data, [i], normalization) for i in range(3)]).mean(0)
+    assert torch.linalg.norm(batch - members) / torch.linalg.norm(members) < 1e-5
+
+
+def test_latents_pass_the_models_latent_format() -> None:
+    patcher, arch = loaded_in_prompt("flux")
+    data = training_set(arch)
+    example = make_examples(patcher, data, MaskRecipe())[0]
+    expected = (data.examples[0].latent_CHW - 0.1159) * 0.3611  # Flux's published shift and scale
+    assert torch.allclose(example.latent_CHW, expected, atol=1e-6)
+
+
+def test_flow_prediction_is_raw_and_not_x0() -> None:
+    patcher, arch = loaded_in_prompt("flux")
+    example = make_examples(patcher, training_set(arch), MaskRecipe())[0]
+    x, sigma = example.latent_CHW[None], torch.tensor([0.6])
+    raw = predict(patcher, example)
+    with torch.no_grad():
+        comfy.model_management.load_models_gpu([patcher])
+        kwargs = {k: v.cond for k, v in example.cond.items()}
+        x0 = patcher.model.apply_model(x, sigma, **kwargs, transformer_options={"sample_sigmas": torch.tensor([1.0, 0.0])})
+    assert torch.allclose(x - sigma * raw, x0, atol=1e-5)
+
+
+def test_recipe_is_applied_at_training_time() -> None:
+    patcher, arch = loaded_in_prompt("flux")
+    data = training_set(arch)
+    plain, inverted = (make_examples(patcher, data, MaskRecipe(invert=invert))[0].weight_1HW for invert in (False, True))
+    assert torch.allclose(plain + inverted, torch.ones_like(plain))
+
+
+def test_metadata_tells_the_conditions_of_training(tmp_path: Path) -> None:
+    patcher, arch = loaded_in_prompt("flux")
+    with torch.inference_mode():
+        result = run_training(patcher, training_set(arch), run_config(tmp_path), Progress(None))
+    metadata = result.lora.metadata
+    assert {"masked_lora.version", "masked_lora.text_padding", "masked_lora.objective", "masked_lora.mask", "masked_lora.base",
+            "ss_network_dim", "ss_network_alpha", "modelspec.architecture"} <= metadata.keys()
+    assert "ss_apply_t5_attn_mask" not in metadata
+    assert padding_of(result.lora)[0] == TextPadding()
+    assert metadata["modelspec.architecture"] == "flux-1-dev/lora"
+
+
+def test_drift_is_zero_for_a_lora_that_does_nothing(tmp_path: Path) -> None:
+    patcher, arch = loaded_in_prompt("flux")
+    data = training_set(arch)
+    with torch.inference_mode():
+        lora = run_training(patcher, data, run_config(tmp_path), Progress(None)).lora
+        trained = measure_drift(patcher, lora, data, MaskRecipe(), seed=0)
+        idle = {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in lora.items()}
+        nothing = measure_drift(patcher, idle, data, MaskRecipe(), seed=0)
+    assert trained.inside > 0
+    assert nothing.inside == nothing.outside == 0
+
+
+def test_eps_models_are_refused_in_words() -> None:
+    patcher, _ = loaded_in_prompt("sdxl")
+    with pytest.raises(ValueError, match="SDXL predicts EPS"), borrow_for_training(patcher, LoraSpec(), seed=0, checkpointing=False):
+        pass
+
+
+def test_started_with_other_attention_the_trainer_still_uses_a_differentiable_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """sage and flash attention have no backward; stand in for them with one that refuses gradients."""
+    import comfy.ldm.flux.math
+    import comfy.ldm.modules.attention as attention
+
+    @attention.wrap_attn
+    def no_backward(*args: Any, **kwargs: Any) -> Tensor:
+        raise RuntimeError("attention without a backward was called")
+
+    monkeypatch.setattr(comfy.ldm.flux.math, "optimized_attention", no_backward)
+    patcher, arch = loaded_in_prompt("flux")
+    with borrow_for_training(patcher, LoraSpec(rank=2), seed=0, checkpointing=False) as (model, lora):
+        train(model, lora.parameters, make_examples(patcher, training_set(arch), MaskRecipe()), TrainConfig(steps=1))
+
+
