@@ -1,0 +1,121 @@
+"""Train a masked LoRA, and measure what it changed."""
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io, ui
+
+from . import types
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+    from ..dataset.cache import TrainingSet as Set
+    from ..masks.recipe import MaskRecipe as Recipe
+
+CATEGORY = "masked lora/training"
+NORMALIZATIONS = ["step", "image", "none"]
+
+
+class Train(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MaskedLoRA_Train",
+            display_name="Train Masked LoRA",
+            category=CATEGORY,
+            description="Trains a LoRA in ComfyUI itself, on the model that is loaded, with the loss weighted by the masks "
+                        "(white = learn). Cancel saves what was learned so far; the model is left exactly as it was.",
+            search_aliases=["lora training", "masked training", "masked loss", "dreambooth", "finetune", "train lora"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="A flow-matching model: Flux, Chroma, SD3, Wan, HunyuanVideo, Qwen-Image, Z-Image."),
+                types.TrainingSet.Input("training_set"),
+                types.MaskRecipe.Input("recipe", optional=True, tooltip="Applied to the raw masks at training time. White = learn."),
+                io.Int.Input("steps", default=1000, min=1, max=1_000_000, tooltip="Optimizer steps."),
+                io.Int.Input("batch_size", default=1, min=1, max=1024, tooltip="Pictures in an optimizer step."),
+                io.Int.Input("micro_batch", default=0, min=0, max=1024, advanced=True,
+                             tooltip="Pictures in a forward pass; 0 = all of the step's "
+                             "that have equal size and token count. Less takes less memory and gives the same gradient."),
+                io.Float.Input("learning_rate", default=1e-4, min=1e-7, max=1.0, step=1e-7, round=1e-8, tooltip="AdamW's learning rate."),
+                io.Int.Input("rank", default=16, min=1, max=1024, tooltip="Size of the LoRA."),
+                io.Float.Input("alpha", default=16.0, min=0.01, max=1024.0, step=0.5,
+                               tooltip="The LoRA's effect is scaled by alpha / rank."),
+                io.Combo.Input("normalization", options=NORMALIZATIONS, default="step",
+                               tooltip="How masked errors become one loss. step: every "
+                               "learned pixel counts the same (ai-toolkit). image: every picture counts the same (OneTrainer, normalized). "
+                               "none: plain mean, so a small mask teaches less (sd-scripts, diffusion-pipe, SimpleTuner)."),
+                io.Float.Input("shift", default=1.0, min=0.05, max=20.0, step=0.05, advanced=True,
+                               tooltip="Moves the logit-normal noise levels "
+                               "towards noise (above 1: layout) or towards detail (below 1)."),
+                io.Boolean.Input("gradient_checkpointing", default=False, tooltip="Computes every block twice and keeps less in memory; "
+                                 "the gradients are the same."),
+                io.Int.Input("seed", default=0, min=0, max=2**53 - 1, control_after_generate=io.ControlAfterGenerate.fixed,
+                             tooltip="The same seed gives the same run."),
+                io.String.Input("name", default="masked_lora", tooltip="The LoRA's title, and the file name under which Cancel saves."),
+            ],
+            outputs=[
+                types.LoraModel.Output(display_name="lora", tooltip="For Save LoRA, Apply Trained LoRA and core's Load LoRA Model."),
+                types.LossMap.Output(display_name="loss", tooltip="For ComfyUI's Plot Loss Graph."),
+                io.String.Output(display_name="report", tooltip="Loss inside and outside the masks, speed and memory, as JSON."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, training_set: Set, steps: int, batch_size: int, micro_batch: int, learning_rate: float, rank: int,
+                alpha: float, normalization: str, shift: float, gradient_checkpointing: bool, seed: int, name: str,
+                recipe: Recipe | None = None) -> io.NodeOutput:
+        import torch
+
+        from ..host.folders import lora_file, lora_folder
+        from ..host.progress import Progress
+        from ..host.run import RunConfig, run_training
+        from ..masks.recipe import MaskRecipe
+        from ..trainer.config import LoraSpec, Normalization, TrainConfig
+
+        lora_file(name)  # a name that cannot become a file is told now, not after hours of training
+        run = RunConfig(
+            train=TrainConfig(steps=steps, batch_size=batch_size, micro_batch=micro_batch, learning_rate=learning_rate,
+                              normalization=Normalization(normalization), seed=seed),
+            lora=LoraSpec(rank=rank, alpha=alpha), recipe=recipe or MaskRecipe(), checkpointing=gradient_checkpointing, shift=shift,
+            name=name, rescue_folder=lora_folder())
+        result = run_training(model, training_set, run, Progress(cls.hidden.unique_id))
+        report = json.dumps(result.report)
+        return io.NodeOutput(result.lora, {"loss": [torch.tensor(v) for v in result.losses]}, report, ui=ui.PreviewText(report))
+
+
+class MeasureDrift(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MaskedLoRA_MeasureDrift",
+            display_name="Measure LoRA Drift",
+            category=CATEGORY,
+            description="How much a LoRA changes the model's predictions where the masks learn and where they do not (root mean square, on "
+                        "noise that training never drew). A mask did its work when the outside number is well under the inside one.",
+            search_aliases=["lora effect", "overfitting", "mask leak", "compare lora"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model without the LoRA."),
+                types.LoraModel.Input("lora"),
+                types.TrainingSet.Input("training_set"),
+                types.MaskRecipe.Input("recipe", optional=True, tooltip="Says what counts as inside. White = learn."),
+                io.Int.Input("seed", default=0, min=0, max=2**53 - 1, tooltip="Seed of the noise."),
+            ],
+            outputs=[
+                io.Float.Output(display_name="inside"), io.Float.Output(display_name="outside"),
+                io.String.Output(display_name="report", tooltip="Both numbers as JSON."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, lora: dict[str, Any], training_set: Set, seed: int,
+                recipe: Recipe | None = None) -> io.NodeOutput:
+        from ..host.drift import measure_drift
+        from ..masks.recipe import MaskRecipe
+
+        drift = measure_drift(model, lora, training_set, recipe or MaskRecipe(), seed)
+        report = json.dumps({"drift_inside": drift.inside, "drift_outside": drift.outside})
+        return io.NodeOutput(drift.inside, drift.outside, report, ui=ui.PreviewText(report))
