@@ -8,8 +8,6 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import comfy.model_management
-import torch
 from comfy.model_patcher import ModelPatcher
 
 from ..dataset.cache import TrainingSet
@@ -57,7 +55,9 @@ def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfi
         reports.append(report)
         watch(report)
 
-    with borrow_for_training(patcher, run.lora, seed=run.train.seed, checkpointing=run.checkpointing, shift=run.shift) as (model, adapter):
+    shape = [run.train.batch_size, *training_set.examples[0].latent_CHW.shape]
+    with borrow_for_training(patcher, run.lora, seed=run.train.seed, checkpointing=run.checkpointing, shift=run.shift,
+                             memory_required=patcher.memory_required(shape)) as (model, adapter):
         examples = make_examples(patcher, training_set, run.recipe)
         record = training_record(patcher, training_set, examples, run)
         logger.info("Masked LoRA: %s", summary(examples, adapter, record, run))
@@ -132,7 +132,3 @@ def peak_rss_mb() -> float | None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
-
-def peak_device_mb() -> float | None:
-    device = comfy.model_management.get_torch_device()
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None

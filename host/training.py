@@ -26,7 +26,9 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
     """Lend `patcher`'s own weights, with a fresh LoRA on them and right gradients, until the block is left in whatever way.
 
     No second copy of the weights is made. `memory_required` in bytes is kept free on the device besides the weights.
+    Raises ValueError for a model that cannot be trained, before anything is touched.
     """
+    require_resident(patcher)
     with torch.inference_mode(False), torch.enable_grad(), differentiable_kernels():
         network = patcher.model.diffusion_model
         thaw(patcher.model)
@@ -49,6 +51,13 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
             comfy.model_management.unload_model_and_clones(borrowed)
             for parameter, flag in flags.items():
                 parameter.requires_grad_(flag)
+
+
+def require_resident(patcher: ModelPatcher) -> None:
+    """Dynamic VRAM streams weights through buffers that are reused after each layer; a backward pass would read others' weights."""
+    if patcher.is_dynamic():
+        raise ValueError("ComfyUI runs with dynamic VRAM, which reuses the memory of weights that training still needs; "
+                         "start ComfyUI with --disable-dynamic-vram to train")
 
 
 @contextmanager

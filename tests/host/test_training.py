@@ -1,6 +1,7 @@
 """Training through ComfyUI's own model objects: what comes out, and that the model is given back as it was."""
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +281,19 @@ def test_started_with_other_attention_the_trainer_still_uses_a_differentiable_on
         train(model, lora.parameters, make_examples(patcher, training_set(arch), MaskRecipe()), TrainConfig(steps=1))
 
 
+def test_dynamic_vram_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Needs a GPU to be on for real; here only the patcher's own answer is changed."""
+    patcher, _ = loaded_in_prompt("flux")
+    monkeypatch.setattr(patcher, "is_dynamic", lambda: True)
+    with pytest.raises(ValueError, match="--disable-dynamic-vram"), borrow_for_training(patcher, LoraSpec(), seed=0, checkpointing=False):
+        pass
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_default_targets_are_block_layers_without_modulation(name: str) -> None:
+    patcher, _ = tiny_patcher(name)
+    targets = [n for n, m in patcher.model.diffusion_model.named_modules()
+               if isinstance(m, torch.nn.Linear) and re.fullmatch(LoraSpec().targets, n)]
+    assert any("attn" in n or "attention" in n or n.endswith("linear1") for n in targets)
+    assert any("mlp" in n or "ff" in n or "feed_forward" in n or n.endswith("linear2") for n in targets)
+    assert not any("mod" in n or "time" in n or "emb" in n for n in targets)
