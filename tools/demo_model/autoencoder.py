@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .common import Trainer, generator
-from .scenes import ALL_SCENES, draw
+from .scenes import ALL_SCENES, LOOSE, draw
 from .subject import SUBJECT_STYLES, draw_subject
 
 CROP = 64
@@ -42,7 +42,7 @@ def random_picture(rng: random.Random) -> Tensor:
     if rng.random() < 0.15:
         image, _ = draw_subject(rng.choice(SUBJECT_STYLES), rng)
     else:
-        image, _ = draw(rng.choice(ALL_SCENES), rng)
+        image, _ = draw(rng.choice(ALL_SCENES), rng, LOOSE)
     return torch.from_numpy(image).permute(2, 0, 1)
 
 

@@ -38,12 +38,13 @@ class Trainer:
             final_lr + (1 - final_lr) * 0.5 * (1 + torch.cos(torch.tensor(min(1.0, k / steps) * torch.pi)).item())))
         self.schedule, self.step = cosine, 0
         self.average = {n: p.detach().clone() for n, p in self.params.items()}
-
-    def run(self, loss_of: Callable[[int], Tensor], *, save_every: int = 250, log_every: int = 50) -> None:
-        """Minimise `loss_of(step)` from wherever the last checkpoint stopped."""
         self.resume()
+
+    def run(self, loss_of: Callable[[int], Tensor], *, stop: int | None = None, save_every: int = 250, log_every: int = 50) -> None:
+        """Minimise `loss_of(step)` from wherever the last checkpoint stopped, for `stop` of the schedule's steps."""
+        last = self.steps if stop is None else stop
         started, done, mean = time.monotonic(), 0, None
-        while self.step < self.steps:
+        while self.step < last:
             with torch.autograd.graph.allow_mutation_on_saved_tensors():
                 loss = loss_of(self.step)
                 loss.backward()
@@ -59,9 +60,9 @@ class Trainer:
             mean = loss.item() if mean is None else 0.95 * mean + 0.05 * loss.item()
             if self.step % log_every == 0:
                 rate = (time.monotonic() - started) / done
-                logger.info("%s step %d/%d loss %.4f, %.2f s/step, %.0f min left", self.name, self.step, self.steps, mean, rate,
-                            rate * (self.steps - self.step) / 60)
-            if self.step % save_every == 0 or self.step == self.steps:
+                logger.info("%s step %d/%d loss %.4f, %.2f s/step, %.0f min left", self.name, self.step, last, mean, rate,
+                            rate * (last - self.step) / 60)
+            if self.step % save_every == 0 or self.step == last:
                 self.save()
 
     def use_average(self) -> None:

@@ -1,7 +1,7 @@
 """Make the demo model's weights from nothing: `python tools/demo_model/make.py WORKDIR [--device cuda]`.
 
 Stages: autoencoder, text encoders, Flux with the padding dropped, Flux with the padding attended as in the released
-Flux. Every stage resumes from its last checkpoint in WORKDIR; the finished weights go to assets/pico_flux.
+Flux, a check of what it draws. Every stage resumes from its last checkpoint in WORKDIR; the finished weights go to assets/pico_flux.
 COMFYUI_PATH names the ComfyUI whose architectures are trained.
 """
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--stage", choices=("autoencoder", "text", "base", "all"), default="all")
+    parser.add_argument("--stage", choices=("autoencoder", "text", "base", "check", "all"), default="all")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     from comfy.cli_args import args

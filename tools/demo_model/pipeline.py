@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -9,7 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-AUTOENCODER_STEPS, TEXT_STEPS, PICTURES, SHORT_STEPS, FULL_STEPS = 1500, 300, 8_000, 5_000, 700
+from .common import logger
+
+AUTOENCODER_STEPS, TEXT_STEPS, PICTURES, CHECKED = 1500, 300, 8_000, 120
 
 
 def export(module: nn.Module, file: Path) -> None:
@@ -40,9 +43,24 @@ def make(workdir: Path, assets: Path, device: str, stage: str) -> None:
         export(t5, out / "t5xxl.safetensors")
         export(clip_l, out / "clip_l.safetensors")
     if stage in ("base", "all"):
-        from .base import prepare_pictures, train_base
+        from .base import train_base
 
         loader = host_loader()
-        with torch.no_grad():
-            pictures = prepare_pictures(workdir, loader.load_text_encoders(out), loader.load_autoencoder(out), PICTURES)
-        export(train_base(workdir, pictures, short_steps=SHORT_STEPS, full_steps=FULL_STEPS, device=device), out / "flux.safetensors")
+        model = train_base(workdir, loader.load_text_encoders(out), loader.load_autoencoder(out), PICTURES, device)
+        export(model, out / "flux.safetensors")
+    if stage in ("check", "all"):
+        report_check(out, assets.parent / "docs")
+
+
+def report_check(weights: Path, docs: Path) -> None:
+    """Sample held-out captions from the exported weights, print the scores and write the contact sheet."""
+    from .check import check, contact_sheet
+    from .scenes import split_scenes
+
+    loader, (_, held_out) = host_loader(), split_scenes()
+    scenes = held_out[:CHECKED]
+    with torch.no_grad():
+        parts = loader.load_diffusion_model(weights), loader.load_text_encoders(weights), loader.load_autoencoder(weights)
+        scores, pictures = check(*parts, scenes)
+    logger.info("%d held-out captions: %s", len(scenes), json.dumps(scores))
+    contact_sheet(pictures[:40], scenes[:40]).save(docs / "demo_model.jpg", quality=88)

@@ -27,6 +27,19 @@ KINDS = ("circle", "square", "triangle", "star", "heart", "cross")
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How far a subject may lie from where its caption puts it, in pixels, and how large it may be (radius)."""
+
+    x: float
+    y: float
+    radius: tuple[float, float]
+
+
+# Layout is learned on loose scenes; kinds of subject, whose outline is a small share of the loss, on large and tight ones.
+LOOSE, TIGHT = Spread(4, 8, (25, 29)), Spread(2, 3, (31, 33))
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     colour: str
     kind: str
@@ -95,12 +108,12 @@ def shrink(image: Image.Image) -> np.ndarray:
     return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float32) / 255
 
 
-def draw(scene: Scene, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
+def draw(scene: Scene, rng: random.Random, spread: Spread = TIGHT) -> tuple[np.ndarray, np.ndarray]:
     """Draw one variation of a scene: image (SIZE, SIZE, 3) and subject mask (SIZE, SIZE), 1 = subject."""
     k = SUPERSAMPLE
     image = draw_background(scene.pattern, BACKGROUND_COLOURS[scene.background], rng.choice((0, 12)))
-    centre = (POSITIONS[scene.position] + rng.uniform(-4, 4), SIZE / 2 + rng.uniform(-8, 8))
-    points = [(x * k, y * k) for x, y in outline(scene.kind, centre, rng.uniform(25, 29))]
+    centre = (POSITIONS[scene.position] + rng.uniform(-spread.x, spread.x), SIZE / 2 + rng.uniform(-spread.y, spread.y))
+    points = [(x * k, y * k) for x, y in outline(scene.kind, centre, rng.uniform(*spread.radius))]
     mask = Image.new("L", image.size)
     for pen, fill in ((ImageDraw.Draw(image), SUBJECT_COLOURS[scene.colour]), (ImageDraw.Draw(mask), 255)):
         pen.polygon(points, fill=fill)
