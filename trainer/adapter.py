@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from .config import LoraSpec
+from .seeds import generator
 
 
 class LoraAdapter:
@@ -24,17 +25,18 @@ class LoraAdapter:
         if not targets:
             raise ValueError(f"no linear layer of {type(network).__name__} matches {spec.targets!r}; loosen the LoRA's targets")
         self.network, self.spec = network, spec
+        exactly = "|".join(map(re.escape, targets))  # peft takes a list of names as endings
         # peft draws from torch's global numbers; fork them, and the host's continue as if nothing had been drawn.
         with torch.random.fork_rng(devices=[]):
-            inject_adapter_in_model(LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=targets), network)  # type: ignore[arg-type]
+            inject_adapter_in_model(LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=exactly), network)  # type: ignore[arg-type]
         self.layers: dict[str, Any] = {n: m for n, m in network.named_modules() if isinstance(m, LoraLayer)}
         self.parameters: list[nn.Parameter] = []
-        generator = torch.Generator().manual_seed(seed)
+        draw = generator(seed, "adapter")
         for layer in self.layers.values():
             down, up = layer.lora_A["default"].float(), layer.lora_B["default"].float()
             # Kaiming-uniform as in the LoRA paper's code (a = sqrt 5), from the run's own seed on any device.
             bound = down.weight.shape[1] ** -0.5
-            down.weight.data.copy_(torch.empty(down.weight.shape).uniform_(-bound, bound, generator=generator))
+            down.weight.data.copy_(torch.empty(down.weight.shape).uniform_(-bound, bound, generator=draw))
             self.parameters += [down.weight, up.weight]
         network.__dict__.pop("peft_config", None)  # peft's mark of ownership; the network is only borrowed
 

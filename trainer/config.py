@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 
-class Normalization(StrEnum):
+class Normalization(str, Enum):
     """How masked errors become one number per optimizer step."""
 
     STEP = "step"  # sum of weighted errors / sum of weights over the whole step: every learned pixel counts the same
@@ -15,7 +15,7 @@ class Normalization(StrEnum):
 
 # Attention and feed-forward layers of the numbered blocks. Modulation, timestep and text embedders steer the whole picture:
 # a LoRA on them changes what no mask can protect.
-BLOCK_LAYERS = r"(?!.*(mod|adaLN|norm|emb|guidance)).*\.\d+\..*"
+BLOCK_LAYERS = r"(?!.*(mod|adaLN|norm|emb|guidance|txt_in)).*\.\d+\..*"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +47,10 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        choices = [choice.value for choice in Normalization]
+        if self.normalization not in choices:
+            raise ValueError(f"normalization is {self.normalization!r}; choose one of {', '.join(choices)}")
+        object.__setattr__(self, "normalization", Normalization(self.normalization))  # a name counts as its member
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

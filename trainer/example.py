@@ -57,7 +57,7 @@ class Denoiser(Protocol):
 @dataclass(frozen=True, slots=True)
 class StepReport:
     """What one optimizer step did. `loss_inside` and `loss_outside` are mean errors where the mask learns and where it does not
-    (nan when the step had no such pixel)."""
+    (nan when the step had no such pixel, and for an all-black step, which is not computed)."""
 
     step: int
     loss: float

@@ -11,6 +11,7 @@ from .config import TrainConfig
 from .example import Batch, Denoiser, Example, StepReport
 from .loss import image_scales, masked_mean
 from .objective import noise_generator, squared_error
+from .seeds import generator
 
 OnStep = Callable[[StepReport], None]
 
@@ -22,13 +23,17 @@ def train(model: Denoiser, parameters: Sequence[nn.Parameter], examples: Sequenc
     A step whose masks are all black teaches nothing: it is reported with a loss of zero and leaves weights and momentum alone.
     Raises FloatingPointError before the optimizer step when a loss or gradient is not finite.
     """
+    if not examples:
+        raise ValueError("there is nothing to train on; give at least one example")
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer.zero_grad(set_to_none=True)  # gradients of a run that failed
     for step, picks in enumerate(draw_order(len(examples), config), start=1):
         chosen = [examples[i] for i in picks]
         if not any(e.weight_1HW.any() for e in chosen):
             on_step(StepReport(step, 0.0, math.nan, math.nan, 0.0, 0.0, config.learning_rate))
             continue
-        scale_B = image_scales([e.weight_1HW for e in chosen], config.normalization)
+        # A video may have one weight for all its frames; it counts for every one of them.
+        scale_B = image_scales([e.weight_1HW.expand(1, *e.latent_CHW.shape[1:]) for e in chosen], config.normalization)
         meter = Meter()
         for members in micro_batches(chosen, config.micro_batch):
             batch = Batch.stack([chosen[i] for i in members], parameters[0].device)
@@ -50,11 +55,11 @@ def train(model: Denoiser, parameters: Sequence[nn.Parameter], examples: Sequenc
 
 def draw_order(count: int, config: TrainConfig) -> Iterator[list[int]]:
     """Each step's example indices: every example once in a random order before any comes again."""
-    generator = torch.Generator().manual_seed(config.seed)
+    shuffle = generator(config.seed, "order")
     waiting: list[int] = []
     for _ in range(config.steps):
         while len(waiting) < config.batch_size:
-            waiting += torch.randperm(count, generator=generator).tolist()
+            waiting += torch.randperm(count, generator=shuffle).tolist()
         yield waiting[:config.batch_size]
         waiting = waiting[config.batch_size:]
 

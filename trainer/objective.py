@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from .example import Batch, Denoiser
+from .seeds import generator
 
 
 def noise_generator(seed: int, index: int) -> torch.Generator:
-    """The CPU generator of the run's `index`-th drawn example: any split into micro-batches or ranks draws the same numbers."""
-    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + index) % 2**63)
+    """The generator of noise and noise level of the run's `index`-th drawn example."""
+    return generator(seed, "noise", index)
 
 
 def squared_error(model: Denoiser, batch: Batch, generators: Sequence[torch.Generator]) -> Tensor:
