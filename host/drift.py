@@ -14,12 +14,11 @@ from torch import Tensor
 from ..dataset.cache import TrainingSet
 from ..masks.recipe import MaskRecipe
 from ..trainer.example import Example
-from ..trainer.objective import noise_generator
+from ..trainer.seeds import generator
 from .denoiser import ComfyDenoiser, raw_prediction
 from .examples import make_examples
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 0.95)  # sigma: from fine detail to layout
-HELD_OUT = 2**40  # far from every index that training draws its noise by
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def predictions(patcher: ModelPatcher, examples: Sequence[Example], seed: int) -
     with borrow_for_prediction(patcher) as model:
         for i, example in enumerate(examples):
             latent = example.latent_CHW[None].to(patcher.load_device)
-            noise = torch.randn(latent.shape, generator=noise_generator(seed, HELD_OUT + i)).to(latent)
+            noise = torch.randn(latent.shape, generator=generator(seed, "held-out noise", i)).to(latent)
             levels = [torch.full((1,), s).to(latent) for s in LEVELS]
             out.append(torch.cat([model(model.add_noise(latent, noise, s), s, [example.cond]) for s in levels]).float().cpu())
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import comfy.sd
@@ -67,7 +67,7 @@ def encode_training_set(pictures: Sequence[Picture], clip: comfy.sd.CLIP, vae: c
         if example is None:
             example = encode_picture(picture, clip, vae, padding)
             cache.put(key, example)
-        examples.append(example)
+        examples.append(replace(example, name=picture.name))  # the cache knows contents, and a file may have been renamed
         progress.update(i, len(pictures))
     report = f"{len(examples)} pictures: {hits} from the cache, {len(examples) - hits} encoded; text {padding.describe()}"
     logger.info("Masked LoRA: %s", report)

@@ -91,6 +91,15 @@ def save_lora(lora: Mapping[str, Tensor], file: Path) -> None:
     partial.replace(file)
 
 
+def unused(file: Path) -> Path:
+    """`file`, or the first of file_2, file_3, ... that is not taken: nothing is overwritten."""
+    number, free = 1, file
+    while free.exists():
+        number += 1
+        free = file.with_name(f"{file.stem}_{number}{file.suffix}")
+    return free
+
+
 def load_lora(file: Path) -> LoraWeights:
     tensors, metadata = comfy.utils.load_torch_file(str(file), safe_load=True, return_metadata=True)
     return LoraWeights(tensors, metadata or {})

@@ -18,7 +18,7 @@ from ..trainer.example import Example, StepReport
 from ..trainer.loop import train
 from .encode import weights_fingerprint
 from .examples import make_examples
-from .lora_format import LoraWeights, TrainingRecord, save_lora
+from .lora_format import LoraWeights, TrainingRecord, save_lora, unused
 from .progress import Progress, TrainingProgress
 from .text_padding import TextPadding
 from .training import borrow_for_training
@@ -61,10 +61,12 @@ def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfi
         examples = make_examples(patcher, training_set, run.recipe)
         record = training_record(patcher, training_set, examples, run)
         logger.info("Masked LoRA: %s", summary(examples, adapter, record, run))
+        finished = False
         try:
             train(model, adapter.parameters, examples, run.train, on_step=on_step)
+            finished = True
         finally:
-            if reports and len(reports) < run.train.steps:
+            if reports and not finished:
                 rescue(adapter, record, run, len(reports))
         lora = LoraWeights.from_adapter(adapter.state_dict(), record.metadata())
     return RunResult(lora, [r.loss for r in reports], report_of(reports, training_set, time.monotonic() - started))
@@ -72,7 +74,7 @@ def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfi
 
 def rescue(adapter: LoraAdapter, record: TrainingRecord, run: RunConfig, steps: int) -> None:
     metadata = record.metadata() | {"ss_steps": str(steps)}
-    file = run.rescue_folder / f"{run.name}_stopped_at_step_{steps:06d}.safetensors"
+    file = unused(run.rescue_folder / f"{run.name}_stopped_at_step_{steps:06d}.safetensors")
     save_lora(LoraWeights.from_adapter(adapter.state_dict(), metadata), file)
     logger.warning("Masked LoRA: stopped after %d of %d steps; what was learned so far is saved in %s", steps, run.train.steps, file)
 
@@ -87,7 +89,7 @@ def training_record(patcher: ModelPatcher, training_set: TrainingSet, examples: 
         base_hash=weights_fingerprint(patcher.model.diffusion_model), padding=TextPadding.from_json(training_set.text_padding),
         objective={"prediction": patcher.model.model_type.name.lower(), "sigma": "logit-normal", "shift": run.shift,
                    "sampling_shift": float(getattr(sampling, "shift", math.nan))},
-        mask={"recipe": run.recipe.to_json(), "normalization": str(run.train.normalization), "with_mask": masked,
+        mask={"recipe": run.recipe.to_json(), "normalization": run.train.normalization.value, "with_mask": masked,
               "without_mask": len(examples) - masked, "mean_coverage": round(coverage, 6), "polarity": "white = learn"},
         rank=run.lora.rank, alpha=run.lora.alpha, steps=run.train.steps, batch_size=run.train.batch_size,
         learning_rate=run.train.learning_rate, seed=run.train.seed, pictures=len(examples), resolution=f"{width}x{height}", title=run.name)
@@ -100,7 +102,7 @@ def summary(examples: list[Example], adapter: LoraAdapter, record: TrainingRecor
         f"training {len(examples)} pictures, {record.mask['with_mask']} with a mask and {record.mask['without_mask']} without "
         f"(white = learn), mean weight {100 * float(record.mask['mean_coverage']):.1f} %"
         + (f", {black} all black and therefore not learned" if black else "")
-        + f"; mask recipe: {run.recipe.describe()}; loss per {run.train.normalization}; text padding {record.padding.describe()}; "
+        + f"; mask recipe: {run.recipe.describe()}; loss per {run.train.normalization.value}; text padding {record.padding.describe()}; "
         f"LoRA rank {run.lora.rank} on {len(adapter.layers)} layers, {parameters:,} parameters; {run.train.steps} steps of "
         f"{run.train.batch_size} at {run.train.learning_rate:g}")
 

@@ -37,7 +37,12 @@ def encode_text(clip: comfy.sd.CLIP, text: str, padding: TextPadding) -> Conditi
 
 
 def tokenizer_options(padding: TextPadding) -> dict[str, Any]:
-    return {} if padding.max_length is None else {"tokenizer_options": {"t5xxl_min_length": padding.max_length}}
+    options = {}
+    if padding.max_length is not None:
+        options["t5xxl_min_length"] = padding.max_length
+    if padding.keep_pads:  # Chroma's own tokenizer pads nothing
+        options["t5xxl_min_padding"] = padding.keep_pads
+    return {"tokenizer_options": options} if options else {}
 
 
 def require_plain_t5(tokens: dict[str, Any]) -> None:

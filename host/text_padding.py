@@ -5,6 +5,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+MAX_LENGTH = 4096  # a file from a stranger must not ask for a prompt of millions of tokens
+
+
+def is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextPadding:
@@ -20,14 +26,17 @@ class TextPadding:
     encoder_masked: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_length is not None and self.max_length < 2:
-            raise ValueError(f"max_length must be at least 2 tokens (a word and the end token), got {self.max_length}")
+        if self.max_length is not None and (not is_int(self.max_length) or not 2 <= self.max_length <= MAX_LENGTH):
+            raise ValueError(f"max_length must be a whole number of tokens from 2 (a word and the end token) to {MAX_LENGTH}, "
+                             f"got {self.max_length!r}")
         if self.pad_embedding not in ("encoded", "zero"):
             raise ValueError(f"pad_embedding must be 'encoded' or 'zero', got {self.pad_embedding!r}")
         if self.attend not in ("all", "real"):
             raise ValueError(f"attend must be 'all' or 'real', got {self.attend!r}")
-        if self.keep_pads < 0:
-            raise ValueError(f"keep_pads must not be negative, got {self.keep_pads}")
+        if not is_int(self.keep_pads) or not 0 <= self.keep_pads <= MAX_LENGTH:
+            raise ValueError(f"keep_pads must be a whole number and not negative, got {self.keep_pads!r}")
+        if not isinstance(self.encoder_masked, bool):
+            raise ValueError(f"encoder_masked must be true or false, got {self.encoder_masked!r}")
 
     @property
     def preset(self) -> str:

@@ -85,8 +85,11 @@ def apply_recipe(mask_BHW: Tensor, recipe: MaskRecipe) -> Tensor:
         weight_BHW = 1 - weight_BHW
     if recipe.blur:
         weight_BHW = _blur(weight_BHW, recipe.blur * min(weight_BHW.shape[1:]))
-    weight_BHW = weight_BHW**recipe.gamma
-    return weight_BHW * (1 - recipe.floor) + recipe.floor
+    if recipe.gamma != 1:
+        weight_BHW = weight_BHW**recipe.gamma
+    if recipe.floor:
+        weight_BHW = weight_BHW * (1 - recipe.floor) + recipe.floor
+    return weight_BHW
 
 
 def _blur(weight_BHW: Tensor, sigma: float) -> Tensor:

@@ -11,7 +11,7 @@ class DemoModel(io.ComfyNode):
             node_id="MaskedLoRA_DemoModel",
             display_name="Demo Model (Pico Flux)",
             category="masked lora/demo",
-            description="A real Flux of 6.5 million parameters with a small T5, CLIP-L and autoencoder, bundled with the pack. It draws "
+            description="A real Flux of 6.8 million parameters with a small T5, CLIP-L and autoencoder, bundled with the pack. It draws "
                         "coloured shapes at 128 x 128 pixels and trains on a CPU in minutes: try a workflow with it, then put your own "
                         "loaders in its place.",
             search_aliases=["tiny flux", "toy model", "example model", "load demo"],

@@ -69,18 +69,18 @@ class Train(io.ComfyNode):
                 recipe: Recipe | None = None) -> io.NodeOutput:
         import torch
 
-        from ..host.folders import lora_file, lora_folder
+        from ..host.folders import lora_file
         from ..host.progress import Progress
         from ..host.run import RunConfig, run_training
         from ..masks.recipe import MaskRecipe
         from ..trainer.config import LoraSpec, Normalization, TrainConfig
 
-        lora_file(name)  # a name that cannot become a file is told now, not after hours of training
+        file = lora_file(name)  # a name that cannot become a file is told now, not after hours of training
         run = RunConfig(
             train=TrainConfig(steps=steps, batch_size=batch_size, micro_batch=micro_batch, learning_rate=learning_rate,
                               normalization=Normalization(normalization), seed=seed),
             lora=LoraSpec(rank=rank, alpha=alpha), recipe=recipe or MaskRecipe(), checkpointing=gradient_checkpointing, shift=shift,
-            name=name, rescue_folder=lora_folder())
+            name=file.stem, rescue_folder=file.parent)
         result = run_training(model, training_set, run, Progress(cls.hidden.unique_id))
         report = json.dumps(result.report)
         return io.NodeOutput(result.lora, {"loss": [torch.tensor(v) for v in result.losses]}, report, ui=ui.PreviewText(report))

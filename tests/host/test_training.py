@@ -144,6 +144,21 @@ def test_cancel_stops_within_a_step_saves_and_restores(tmp_path: Path, monkeypat
     assert any(v.abs().max() > 0 for k, v in lora.items() if "lora_B" in k)
 
 
+def test_cancel_during_the_last_step_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patcher, arch = loaded_in_prompt("flux")
+    progress = Progress(None)
+
+    def press_cancel_at_the_end(done: int, total: int, text: str = "") -> None:
+        if done == total:
+            raise comfy.model_management.InterruptProcessingException
+
+    monkeypatch.setattr(progress, "update", press_cancel_at_the_end)
+    for _ in range(2):
+        with torch.inference_mode(), pytest.raises(comfy.model_management.InterruptProcessingException):
+            run_training(patcher, training_set(arch), run_config(tmp_path, steps=2), progress)
+    assert len(list(tmp_path.iterdir())) == 2  # and the second file did not replace the first
+
+
 def test_error_in_mid_training_saves_and_restores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patcher, arch = loaded_in_prompt("flux")
     data = training_set(arch)
