@@ -8,7 +8,6 @@ from pathlib import Path
 import comfy.ldm.flux.model
 import pytest
 import torch
-
 from pack.host.demo_model import load_autoencoder, load_diffusion_model, load_text_encoders
 from pack.host.folders import DEMO_MODEL
 

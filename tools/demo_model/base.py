@@ -46,8 +46,8 @@ class Phase:
 
 PHASES = (
     Phase("flux_short", 10, LOOSE, 5000, 2500, 48, SHORT_TEXT, 1.2e-3, 0.15, 1.0, 0.0),
-    Phase("flux_kinds", 11, TIGHT, 2400, 2400, 48, SHORT_TEXT, 1.2e-3, 0.1, 2.5, 4.0),
-    Phase("flux_full", 12, TIGHT, 500, 500, 32, 256, 2.0e-4, 0.02, 2.5, 4.0),
+    Phase("flux_kinds", 11, TIGHT, 2400, 1750, 48, SHORT_TEXT, 1.2e-3, 0.1, 2.5, 4.0),
+    Phase("flux_full", 12, TIGHT, 600, 600, 24, 256, 4.0e-4, 0.02, 2.5, 4.0),
 )
 
 
