@@ -13,6 +13,8 @@ if HOST:
     from comfy.cli_args import args
 
     args.cpu = True
+
+    from .server import comfy  # noqa: F401 - a fixture
 else:
     collect_ignore_glob = ["test_*.py"]
     warnings.warn("COMFYUI_PATH is not set: tests/host has no ComfyUI to run against; use `python3 dev.py test`", stacklevel=1)

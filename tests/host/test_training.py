@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,14 @@ def test_metadata_tells_the_conditions_of_training(tmp_path: Path) -> None:
     assert "ss_apply_t5_attn_mask" not in metadata
     assert padding_of(result.lora)[0] == TextPadding()
     assert metadata["modelspec.architecture"] == "flux-1-dev/lora"
+
+
+def test_masks_that_are_all_black_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    patcher, arch = loaded_in_prompt("flux")
+    data = training_set(arch)
+    black = TrainingSet(tuple(replace(e, mask_HW=torch.zeros_like(e.mask_HW)) for e in data.examples), data.text_padding, "")
+    with torch.inference_mode(), pytest.raises(ValueError, match="every mask is black"):
+        run_training(patcher, black, run_config(tmp_path), Progress(None))
 
 
 def test_drift_is_zero_for_a_lora_that_does_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,11 @@
+"""ComfyUI's real page in Chromium. COMFYUI_PATH names the ComfyUI; `python3 dev.py test` sets it and finds the browser."""
+from __future__ import annotations
+
+import os
+import warnings
+
+if os.environ.get("COMFYUI_PATH"):
+    from pack.tests.host.server import comfy  # noqa: F401 - a fixture
+else:
+    collect_ignore_glob = ["test_*.py"]
+    warnings.warn("COMFYUI_PATH is not set: tests/web has no ComfyUI to open; use `python3 dev.py test`", stacklevel=1)
