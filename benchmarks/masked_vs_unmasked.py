@@ -39,12 +39,18 @@ def quickstart_settings() -> dict[str, Any]:
     return dict(zip(names, node["widgets_values"], strict=False))
 
 
+def padding_preset() -> str:
+    workflow = json.loads((PACK_ROOT / "workflows" / "quickstart.json").read_text(encoding="utf-8"))
+    (node,) = (n for n in workflow["nodes"] if n["type"] == "MaskedLoRA_TextPadding")
+    return str(node["widgets_values"][0])
+
+
 def demo_training_set(folder: Path) -> TrainingSet:
     scan = scan_folder(PACK_ROOT / "assets" / "pibo", "folder", "error")
     loaded = [(triple, load_example(triple, 128)) for triple in scan.triples]
     pictures = [Picture(t.name, p.image_HWC[None], p.mask_HW, t.caption) for t, p in loaded]
     clip, vae = load_text_encoders(DEMO_MODEL), load_autoencoder(DEMO_MODEL)
-    return encode_training_set(pictures, clip, vae, PRESETS["comfyui-mask"], folder, Progress(None))
+    return encode_training_set(pictures, clip, vae, PRESETS[padding_preset()], folder, Progress(None))
 
 
 def run(training_set: TrainingSet, recipe: MaskRecipe, folder: Path) -> dict[str, float]:
