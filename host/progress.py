@@ -43,7 +43,8 @@ class TrainingProgress:
 
     def __call__(self, report: StepReport) -> None:
         now = time.monotonic()
-        self.smooth = report.loss if math.isnan(self.smooth) else 0.95 * self.smooth + 0.05 * report.loss
+        if report.mean_weight > 0:  # an all-black step taught nothing and says nothing about the loss
+            self.smooth = report.loss if math.isnan(self.smooth) else 0.95 * self.smooth + 0.05 * report.loss
         per_step = (now - self.started) / report.step
         text = (f"step {report.step}/{self.steps}  loss {self.smooth:.4f}  {per_step:.2f} s/step  "
                 f"{duration(per_step * (self.steps - report.step))} left")

@@ -59,6 +59,7 @@ def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfi
     with borrow_for_training(patcher, run.lora, seed=run.train.seed, checkpointing=run.checkpointing, shift=run.shift,
                              memory_required=patcher.memory_required(shape)) as (model, adapter):
         examples = make_examples(patcher, training_set, run.recipe)
+        require_something_to_learn(examples, run.recipe)
         record = training_record(patcher, training_set, examples, run)
         logger.info("Masked LoRA: %s", summary(examples, adapter, record, run))
         finished = False
@@ -70,6 +71,12 @@ def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfi
                 rescue(adapter, record, run, len(reports))
         lora = LoraWeights.from_adapter(adapter.state_dict(), record.metadata())
     return RunResult(lora, [r.loss for r in reports], report_of(reports, training_set, time.monotonic() - started))
+
+
+def require_something_to_learn(examples: list[Example], recipe: MaskRecipe) -> None:
+    if not any(e.weight_1HW.any() for e in examples):
+        raise ValueError(f"every mask is black after the recipe ({recipe.describe()}), so nothing would be learned; white = learn: "
+                         "switch 'invert' in the mask recipe, or raise its floor")
 
 
 def rescue(adapter: LoraAdapter, record: TrainingRecord, run: RunConfig, steps: int) -> None:
@@ -122,6 +129,7 @@ def report_of(reports: list[StepReport], training_set: TrainingSet, seconds: flo
            for where in ("inside", "outside") for name, part in parts.items()},
         "mean_weight": mean([r.mean_weight for r in reports]),
         "text_padding": asdict(TextPadding.from_json(training_set.text_padding)),
+        "says": TextPadding.from_json(training_set.text_padding).describe(),
     }
 
 

@@ -1,6 +1,8 @@
 """A folder of pictures, masks and captions as lists. White = learn."""
 from __future__ import annotations
 
+import time
+
 from comfy_api.latest import io
 
 MASK_SOURCES = ["folder", "alpha", "none"]
@@ -56,11 +58,12 @@ class LoadFolder(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, mask_source: str, missing_mask: str, size: int) -> str:
+    def fingerprint_inputs(cls, folder: str | None, mask_source: str, missing_mask: str, size: int) -> str:
         from ..dataset.folder import folder_fingerprint
         from ..host.folders import resolve_input_folder
 
-        return folder_fingerprint(resolve_input_folder(folder))
+        # A name from another node is not known yet; without a fingerprint the folder is read again in each run.
+        return folder_fingerprint(resolve_input_folder(folder)) if folder is not None else str(time.time_ns())
 
     @classmethod
     def execute(cls, folder: str, mask_source: str, missing_mask: str, size: int) -> io.NodeOutput:

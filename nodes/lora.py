@@ -28,7 +28,7 @@ class SaveLora(io.ComfyNode):
             search_aliases=["save lora weights", "export lora", "lora metadata"],
             is_output_node=True,
             inputs=[
-                types.LoraModel.Input("lora"),
+                types.LoraModel.Input("lora", tooltip="From Train Masked LoRA, or any LORA_MODEL."),
                 io.String.Input("filename", default="masked_lora", tooltip="Name below output/loras; sub-folders are "
                                 "allowed. A number is added."),
             ],
@@ -58,7 +58,8 @@ class ApplyLora(io.ComfyNode):
             search_aliases=["load lora model", "matched inference", "lora text padding"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model"), types.LoraModel.Input("lora"),
+                io.Model.Input("model", tooltip="The model to sample with."),
+                types.LoraModel.Input("lora", tooltip="From Train Masked LoRA."),
                 io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip=STRENGTH_TOOLTIP),
             ],
             outputs=[io.Model.Output(display_name="model"), types.TextPadding.Output(display_name="padding", tooltip=PADDING_TOOLTIP)],
@@ -83,7 +84,7 @@ class LoadLora(io.ComfyNode):
             search_aliases=["load lora", "lora loader", "matched inference", "lora metadata"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="The model to sample with."),
                 io.Combo.Input("lora_name", options=folder_paths.get_filename_list("loras"),
                                tooltip="A file in a LoRA folder or in output/loras."),
                 io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip=STRENGTH_TOOLTIP),

@@ -31,7 +31,7 @@ class Train(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="A flow-matching model: Flux, Chroma, SD3, Wan, HunyuanVideo, Qwen-Image, Z-Image."),
-                types.TrainingSet.Input("training_set"),
+                types.TrainingSet.Input("training_set", tooltip="From Encode Training Set. White in its masks = learn."),
                 types.MaskRecipe.Input("recipe", optional=True, tooltip="Applied to the raw masks at training time. White = learn."),
                 io.Int.Input("steps", default=1000, min=1, max=1_000_000, tooltip="Optimizer steps."),
                 io.Int.Input("batch_size", default=1, min=1, max=1024, tooltip="Pictures in an optimizer step."),
@@ -99,10 +99,11 @@ class MeasureDrift(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model without the LoRA."),
-                types.LoraModel.Input("lora"),
-                types.TrainingSet.Input("training_set"),
+                types.LoraModel.Input("lora", tooltip="The LoRA to measure."),
+                types.TrainingSet.Input("training_set", tooltip="The pictures and masks to measure on."),
                 types.MaskRecipe.Input("recipe", optional=True, tooltip="Says what counts as inside. White = learn."),
-                io.Int.Input("seed", default=0, min=0, max=2**53 - 1, tooltip="Seed of the noise."),
+                io.Int.Input("seed", default=0, min=0, max=2**53 - 1, control_after_generate=io.ControlAfterGenerate.fixed,
+                             tooltip="Seed of the noise."),
             ],
             outputs=[
                 io.Float.Output(display_name="inside"), io.Float.Output(display_name="outside"),

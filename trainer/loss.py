@@ -19,7 +19,8 @@ from .config import Normalization
 def image_scales(weights_1HW: Sequence[Tensor], normalization: Normalization) -> Tensor:
     """Factor (B,) float64 that turns each image's `mean(e w)` over all its pixels into its share of the step's loss.
 
-    Weights (1, [T,] H, W) have the size of their latents, and images of a step may differ in size. A zero denominator gives a factor of zero, never a division by it.
+    Weights (1, [T,] H, W) have the size of their latents, and images of a step may differ in size. A zero denominator gives a
+    factor of zero, never a division by it.
     """
     mean_B = torch.stack([w.double().mean() for w in weights_1HW])
     pixels_B = torch.tensor([float(w.numel()) for w in weights_1HW], dtype=torch.float64)
