@@ -39,7 +39,7 @@ def float64_rope(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comfy.ldm.flux.math, "rope", rope_float64)
 
 
-def loss_and_adapter(name: str) -> tuple[nn.Module, Callable[[], Tensor], LoraAdapter]:
+def loss_and_adapter(name: str, targets: str = ".*") -> tuple[nn.Module, Callable[[], Tensor], LoraAdapter]:
     """The network in float64 with a LoRA on it whose halves are both random, and its mean squared output."""
     torch.manual_seed(1)
     patcher, arch = tiny_patcher(name)
@@ -58,7 +58,7 @@ def loss_and_adapter(name: str) -> tuple[nn.Module, Callable[[], Tensor], LoraAd
     if name == "wan":
         network.patch_embedding.float()  # Wan casts its input to float32 there whatever the dtype
     timestep = torch.tensor([500.0 if name == "sdxl" else 0.5], dtype=torch.float64)
-    adapter = LoraAdapter(network, LoraSpec(rank=2, alpha=2.0), seed=0)
+    adapter = LoraAdapter(network, LoraSpec(rank=2, alpha=2.0, targets=targets), seed=0)
     for p in adapter.parameters:
         p.data = 0.1 * torch.randn(p.shape, dtype=torch.float64)
     options = {"optimized_attention_override": differentiable_attention, "sample_sigmas": torch.tensor([1.0, 0.0]),
@@ -99,10 +99,11 @@ def moved_loss(loss: Callable[[], Tensor], group: list[nn.Parameter], direction:
     return value
 
 
+@pytest.mark.parametrize("targets", [".*", LoraSpec().targets], ids=["all layers", "default layers"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_gradients_match_finite_differences(name: str, checkpointing: bool) -> None:
-    network, loss, adapter = loss_and_adapter(name)
+def test_gradients_match_finite_differences(name: str, checkpointing: bool, targets: str) -> None:
+    network, loss, adapter = loss_and_adapter(name, targets)
     error = worst_relative_error(loss, adapter, lambda: gradient_safe(network, checkpointing))
     assert error <= 1e-6
 
@@ -131,6 +132,7 @@ def call(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("name", ("flux", "chroma"))
 def test_without_the_fix_checkpointing_is_silently_wrong(name: str) -> None:
+    """With a LoRA on every layer; where the first block's input needs no gradient, torch notices the overwriting and raises."""
     network, loss, adapter = loss_and_adapter(name)
 
     @contextmanager
