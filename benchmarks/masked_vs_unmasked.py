@@ -31,18 +31,16 @@ from pack.trainer.config import LoraSpec, TrainConfig  # noqa: E402
 MASKED, UNMASKED = MaskRecipe(blur=0.01), MaskRecipe(floor=1.0)
 
 
+def quickstart_widgets(node_type: str) -> list[Any]:
+    """Widget values of the first node of a type that the shipped workflow's training uses."""
+    workflow = json.loads((PACK_ROOT / "workflows" / "quickstart.json").read_text(encoding="utf-8"))
+    return next(list(n["widgets_values"]) for n in workflow["nodes"] if n["type"] == node_type)
+
+
 def quickstart_settings() -> dict[str, Any]:
     """The values of the Train node in the shipped workflow, in the order of its widgets."""
-    workflow = json.loads((PACK_ROOT / "workflows" / "quickstart.json").read_text(encoding="utf-8"))
-    (node,) = (n for n in workflow["nodes"] if n["type"] == "MaskedLoRA_Train")
     names = ("steps", "batch_size", "micro_batch", "learning_rate", "rank", "alpha", "normalization", "shift", "checkpointing", "seed")
-    return dict(zip(names, node["widgets_values"], strict=False))
-
-
-def padding_preset() -> str:
-    workflow = json.loads((PACK_ROOT / "workflows" / "quickstart.json").read_text(encoding="utf-8"))
-    (node,) = (n for n in workflow["nodes"] if n["type"] == "MaskedLoRA_TextPadding")
-    return str(node["widgets_values"][0])
+    return dict(zip(names, quickstart_widgets("MaskedLoRA_Train"), strict=False))
 
 
 def demo_training_set(folder: Path) -> TrainingSet:
@@ -50,7 +48,7 @@ def demo_training_set(folder: Path) -> TrainingSet:
     loaded = [(triple, load_example(triple, 128)) for triple in scan.triples]
     pictures = [Picture(t.name, p.image_HWC[None], p.mask_HW, t.caption) for t, p in loaded]
     clip, vae = load_text_encoders(DEMO_MODEL), load_autoencoder(DEMO_MODEL)
-    return encode_training_set(pictures, clip, vae, PRESETS[padding_preset()], folder, Progress(None))
+    return encode_training_set(pictures, clip, vae, PRESETS[quickstart_widgets("MaskedLoRA_TextPadding")[0]], folder, Progress(None))
 
 
 def run(training_set: TrainingSet, recipe: MaskRecipe, folder: Path) -> dict[str, float]:

@@ -99,13 +99,16 @@ def core(model: ModelPatcher, data: list[CachedExample], batch: int, accumulate:
 
 @contextmanager
 def progress_times() -> Iterator[list[float]]:
-    """When ComfyUI's progress bar moved; given back as it was."""
+    """When ComfyUI's progress bar moved; given back as it was. Its throttle, which would drop quick steps, is off meanwhile."""
     before, times = comfy.utils.PROGRESS_BAR_HOOK, list[float]()
+    throttle = comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL, comfy.utils.PROGRESS_THROTTLE_MIN_PERCENT
     comfy.utils.set_progress_bar_global_hook(lambda *args, **kwargs: times.append(time.perf_counter()))
+    comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL = comfy.utils.PROGRESS_THROTTLE_MIN_PERCENT = 0
     try:
         yield times
     finally:
         comfy.utils.set_progress_bar_global_hook(before)
+        comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL, comfy.utils.PROGRESS_THROTTLE_MIN_PERCENT = throttle
 
 
 def step_seconds(run: Runner, steps: int, moves: int) -> list[float]:
