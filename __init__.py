@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 WEB_DIRECTORY = "web"
 OLDEST_HOST = "0.30.0"
 # What the nodes use of comfy_api.latest and hosts before 0.30 lack, in part or in whole.
-NEEDED_SCHEMA_FIELDS = frozenset({"search_aliases", "not_idempotent"})
+NEEDED_SCHEMA_FIELDS = frozenset({"search_aliases"})
 
 logger = logging.getLogger(__name__)
 

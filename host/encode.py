@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..dataset.cache import CachedExample, ExampleCache, TrainingSet, content_key
+from ..masks.latent_grid import whole_cells
 from .progress import Progress
 from .text import encode_text
 from .text_padding import TextPadding
@@ -54,10 +55,10 @@ def encode_training_set(pictures: Sequence[Picture], clip: comfy.sd.CLIP, vae: c
     Raises ValueError, before anything is encoded, for a mask of another size than its picture.
     """
     for picture in pictures:
-        check_picture(picture)
+        check_picture(picture, vae.spacial_compression_encode())
+    pictures = [cut_to_cells(picture, vae.spacial_compression_encode()) for picture in pictures]
     cache = ExampleCache(cache_folder)
-    encoders = (weights_fingerprint(vae.first_stage_model), weights_fingerprint(clip.cond_stage_model), str(clip.layer_idx),
-                str(clip.patcher.patches_uuid) if clip.patcher.patches else "")
+    encoders = (weights_fingerprint(vae.first_stage_model), clip_fingerprint(clip))
     examples, hits = [], 0
     for i, picture in enumerate(pictures, start=1):
         key = content_key(*encoders, padding.to_json(), picture.caption, repr(tuple(picture.image_1HWC.shape)),
@@ -74,11 +75,19 @@ def encode_training_set(pictures: Sequence[Picture], clip: comfy.sd.CLIP, vae: c
     return TrainingSet(tuple(examples), padding.to_json(), report)
 
 
-def check_picture(picture: Picture) -> None:
+def cut_to_cells(picture: Picture, cell: int) -> Picture:
+    """The part of picture and mask that the VAE encodes; the VAE would cut the picture alone."""
+    rows, columns = whole_cells(*picture.mask_HW.shape, cell)
+    return replace(picture, image_1HWC=picture.image_1HWC[:, rows, columns], mask_HW=picture.mask_HW[rows, columns])
+
+
+def check_picture(picture: Picture, cell: int) -> None:
     image, mask = tuple(picture.image_1HWC.shape[1:3]), tuple(picture.mask_HW.shape)
     if image != mask:
         raise ValueError(f"{picture.name}: the picture is {image[1]}x{image[0]} and its mask {mask[1]}x{mask[0]} pixels; "
                          "give both the same size, a stretched mask would teach the wrong pixels")
+    if min(image) < cell:
+        raise ValueError(f"{picture.name} is {image[1]}x{image[0]} pixels, less than the {cell} of one latent cell; use a larger picture")
 
 
 def encode_picture(picture: Picture, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, padding: TextPadding) -> CachedExample:
@@ -93,6 +102,14 @@ def encode_picture(picture: Picture, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, pad
     cond = {"cross_attn": cross_attn} | {k: v for k, v in extra.items() if isinstance(v, Tensor)}
     return CachedExample(picture.name, picture.caption, latent.float().cpu(), picture.mask_HW.float().cpu(),
                          {k: v.cpu() for k, v in cond.items()}, padding.to_json())
+
+
+def clip_fingerprint(clip: comfy.sd.CLIP) -> str:
+    """What decides the embeddings of a text: weights, patches, and the kind of encoder and tokenizer, which pads."""
+    kinds = [f"{type(part).__module__}.{type(part).__qualname__}" for part in (clip.cond_stage_model, clip.tokenizer)]
+    patches = str(clip.patcher.patches_uuid) if clip.patcher.patches else ""
+    options = repr(sorted(clip.tokenizer_options.items()))
+    return " ".join([weights_fingerprint(clip.cond_stage_model), *kinds, str(clip.layer_idx), options, patches])
 
 
 def weights_fingerprint(module: nn.Module) -> str:

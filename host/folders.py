@@ -56,7 +56,7 @@ def lora_file(name: str) -> Path:
     """output/loras/<name>.safetensors; raises ValueError for a name that leaves that folder or is no file name."""
     root, stem = lora_folder(), name.strip().removesuffix(".safetensors")
     remedy = "use letters, digits, '-', '_', '.' and '/' for sub-folders"
-    if len(Path(stem).name.encode()) > 200:
+    if any(len(part.encode()) > 200 for part in Path(stem).parts):
         raise ValueError(f"{name[:40]!r}... is too long to name a file; use at most 200 characters")
     if not stem or not re.fullmatch(r"[\w .\-/]+", stem) or stem.endswith(("/", ".")):
         raise ValueError(f"{name!r} cannot name a LoRA file; {remedy}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import comfy.utils
@@ -50,7 +50,7 @@ class TrainingRecord:
     pictures: int
     resolution: str
     title: str = "masked-lora"
-    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     def metadata(self) -> dict[str, str]:
         """Safetensors metadata: ss_* as sd-scripts writes and other tools read, modelspec.*, and masked_lora.*."""

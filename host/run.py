@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from comfy.model_patcher import ModelPatcher
+from safetensors import SafetensorError
 
 from ..dataset.cache import TrainingSet
 from ..masks.recipe import MaskRecipe
@@ -55,9 +56,10 @@ def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfi
         reports.append(report)
         watch(report)
 
-    shape = [run.train.batch_size, *training_set.examples[0].latent_CHW.shape]
+    largest = max((e.latent_CHW for e in training_set.examples), key=lambda latent: latent.numel())
+    together = min(run.train.micro_batch or run.train.batch_size, run.train.batch_size)
     with borrow_for_training(patcher, run.lora, seed=run.train.seed, checkpointing=run.checkpointing, shift=run.shift,
-                             memory_required=patcher.memory_required(shape)) as (model, adapter):
+                             memory_required=patcher.memory_required([together, *largest.shape])) as (model, adapter):
         examples = make_examples(patcher, training_set, run.recipe)
         require_something_to_learn(examples, run.recipe)
         record = training_record(patcher, training_set, examples, run)
@@ -82,7 +84,11 @@ def require_something_to_learn(examples: list[Example], recipe: MaskRecipe) -> N
 def rescue(adapter: LoraAdapter, record: TrainingRecord, run: RunConfig, steps: int) -> None:
     metadata = record.metadata() | {"ss_steps": str(steps)}
     file = unused(run.rescue_folder / f"{run.name}_stopped_at_step_{steps:06d}.safetensors")
-    save_lora(LoraWeights.from_adapter(adapter.state_dict(), metadata), file)
+    try:
+        save_lora(LoraWeights.from_adapter(adapter.state_dict(), metadata), file)
+    except (OSError, SafetensorError):  # the error or Cancel that led here must reach the user, not this one
+        logger.exception("Masked LoRA: what was learned could not be saved to %s", file)
+        return
     logger.warning("Masked LoRA: stopped after %d of %d steps; what was learned so far is saved in %s", steps, run.train.steps, file)
 
 

@@ -30,6 +30,9 @@ def encode_text(clip: comfy.sd.CLIP, text: str, padding: TextPadding) -> Conditi
         if padding.encoder_masked:
             clip.patcher.add_object_patch("t5xxl.enable_attention_masks", True)
     conditioning = clip.encode_from_tokens_scheduled(tokens)
+    if padding != TextPadding() and any("attention_mask" in extra for _, extra in conditioning):
+        raise ValueError("this text encoder makes an attention mask of its own, so padding modes mean nothing to it; "
+                         "use the preset 'comfyui' (padding modes work with Flux and Chroma)")
     if padding == TextPadding():
         return [[cond, {**extra, SPEC_KEY: padding.to_json()}] for cond, extra in conditioning]
     real = real_token_count(tokens["t5xxl"][0])

@@ -29,14 +29,14 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
     Raises ValueError for a model that cannot be trained, before anything is touched.
     """
     require_resident(patcher)
+    borrowed = patcher.clone()
+    denoiser = ComfyDenoiser(borrowed, shift)
+    borrowed.add_object_patch("model_sampling", raw_prediction(denoiser.sampling))
+    flags = {name: p.requires_grad for name, p in patcher.model.named_parameters()}
     with torch.inference_mode(False), torch.enable_grad(), differentiable_kernels():
         network = patcher.model.diffusion_model
-        thaw(patcher.model)
-        flags = {p: p.requires_grad for p in patcher.model.parameters()}
-        borrowed = patcher.clone()
-        denoiser = ComfyDenoiser(borrowed, shift)
-        borrowed.add_object_patch("model_sampling", raw_prediction(denoiser.sampling))
         try:
+            thaw(patcher.model)
             adapter = LoraAdapter(network, spec, seed)
             adapter.detach()
             borrowed.set_injections(INJECTION_KEY, [PatcherInjection(
@@ -49,8 +49,8 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
         finally:
             borrowed.eject_model()
             comfy.model_management.unload_model_and_clones(borrowed)
-            for parameter, flag in flags.items():
-                parameter.requires_grad_(flag)
+            for name, parameter in patcher.model.named_parameters():
+                parameter.requires_grad_(flags[name])
 
 
 def require_resident(patcher: ModelPatcher) -> None:

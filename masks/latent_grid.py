@@ -6,6 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def whole_cells(height: int, width: int, cell: int) -> tuple[slice, slice]:
+    """Rows and columns of the centre part of a picture that a VAE of `cell` pixels to a cell encodes; it drops the rest.
+
+    A mask must be cut in the same way: stretched over the grid, it would weigh other pixels than those that are seen.
+    """
+    def centre(side: int) -> slice:
+        offset = side % cell // 2
+        return slice(offset, offset + side // cell * cell)
+
+    return centre(height), centre(width)
+
+
 def latent_weight(mask_BHW: Tensor, size: tuple[int, int]) -> Tensor:
     """The mean weight of the pixels under each latent cell: (B, 1, rows, columns), float32 in 0..1.
 

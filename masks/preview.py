@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .canvas import BACKGROUND, INK, MUTED, PANEL, WARNING, fit, font, shorten, to_picture, wrap, write
-from .latent_grid import latent_weight
+from .latent_grid import latent_weight, whole_cells
 from .recipe import MaskRecipe, apply_recipe
 
 Pixels = npt.NDArray[np.uint8]
@@ -67,7 +67,11 @@ def review(images: Sequence[Tensor], masks: Sequence[Tensor], recipe: MaskRecipe
     """
     recipe = recipe or MaskRecipe()
     image_list = [image_HWC for batch in images for image_HWC in batch]
-    weights = [weight_HW for batch in masks for weight_HW in apply_recipe(batch.reshape(-1, *batch.shape[-2:]), recipe)]
+    raw = [mask_HW for batch in masks for mask_HW in batch.reshape(-1, *batch.shape[-2:])]
+    if len(image_list) == len(raw):
+        pairs = [seen_by_the_model(image, mask, pixels_per_cell) for image, mask in zip(image_list, raw, strict=True)]
+        image_list, raw = [image for image, _ in pairs], [mask for _, mask in pairs]
+    weights = [apply_recipe(mask_HW[None], recipe)[0] for mask_HW in raw]
     if len(image_list) != len(weights):
         raise ValueError(f"{len(image_list)} pictures but {len(weights)} masks; connect one mask for each picture")
     if names and len(names) != len(weights):
@@ -84,6 +88,14 @@ def review(images: Sequence[Tensor], masks: Sequence[Tensor], recipe: MaskRecipe
     part = "" if len(cards) == len(weights) else f", first {SHOWN} of {len(weights)}"
     summary = f"White = learn. {len(weights)} masks, recipe: {recipe.describe()}"
     return contact_sheet(cards, f"White = learn{part}. Recipe: {recipe.describe()}"), "\n".join([summary, *lines])
+
+
+def seen_by_the_model(image_HWC: Tensor, mask_HW: Tensor, cell: int) -> tuple[Tensor, Tensor]:
+    """Picture and mask cut to whole latent cells, as training cuts them; pairs that do not fit are left for the error that says so."""
+    if image_HWC.shape[:2] != mask_HW.shape or min(mask_HW.shape) < cell:
+        return image_HWC, mask_HW
+    rows, columns = whole_cells(mask_HW.shape[0], mask_HW.shape[1], cell)
+    return image_HWC[rows, columns], mask_HW[rows, columns]
 
 
 def overlay(image_HWC: Tensor, mask_HW: Tensor, cell: tuple[int, int], title: str) -> Pixels:

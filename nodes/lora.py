@@ -24,7 +24,7 @@ class SaveLora(io.ComfyNode):
             display_name="Save LoRA (with metadata)",
             category=CATEGORY,
             description="Writes a safetensors file that ComfyUI and other tools load, with the conditions of training in its metadata. It "
-                        "appears in the LoRA lists at once.",
+                        "appears in the LoRA lists after a refresh (R).",
             search_aliases=["save lora weights", "export lora", "lora metadata"],
             is_output_node=True,
             inputs=[

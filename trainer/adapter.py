@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.functional import inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from .config import LoraSpec
@@ -26,10 +26,18 @@ class LoraAdapter:
             raise ValueError(f"no linear layer of {type(network).__name__} matches {spec.targets!r}; loosen the LoRA's targets")
         self.network, self.spec = network, spec
         exactly = "|".join(map(re.escape, targets))  # peft takes a list of names as endings
-        # peft draws from torch's global numbers; fork them, and the host's continue as if nothing had been drawn.
-        with torch.random.fork_rng(devices=[]):
-            inject_adapter_in_model(LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=exactly), network)  # type: ignore[arg-type]
-        self.layers: dict[str, Any] = {n: m for n, m in network.named_modules() if isinstance(m, LoraLayer)}
+        self.layers: dict[str, Any] = {n: network.get_submodule(n) for n in targets}
+        with ExitStack() as undo:  # an error or a Cancel in here leaves the network as it was
+            undo.callback(self._restore, dict(self.layers))
+            # peft draws from torch's global numbers; fork them, and the host's continue as if nothing had been drawn.
+            with torch.random.fork_rng(devices=[]):
+                inject_adapter_in_model(LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=exactly), network)  # type: ignore[arg-type]
+            self.layers = {n: network.get_submodule(n) for n in targets}
+            self._initialise(seed)
+            undo.pop_all()
+        network.__dict__.pop("peft_config", None)  # peft's mark of ownership; the network is only borrowed
+
+    def _initialise(self, seed: int) -> None:
         self.parameters: list[nn.Parameter] = []
         draw = generator(seed, "adapter")
         for layer in self.layers.values():
@@ -38,7 +46,11 @@ class LoraAdapter:
             bound = down.weight.shape[1] ** -0.5
             down.weight.data.copy_(torch.empty(down.weight.shape).uniform_(-bound, bound, generator=draw))
             self.parameters += [down.weight, up.weight]
-        network.__dict__.pop("peft_config", None)  # peft's mark of ownership; the network is only borrowed
+
+    def _restore(self, originals: dict[str, nn.Module]) -> None:
+        for name, module in originals.items():
+            self._replace(name, module)
+        self.network.__dict__.pop("peft_config", None)
 
     def attach(self) -> None:
         for name, layer in self.layers.items():

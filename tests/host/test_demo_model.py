@@ -60,7 +60,7 @@ def test_the_judge_tells_wrong_pictures(drawing) -> None:
 
 
 def test_it_draws_what_held_out_captions_say(drawing) -> None:
-    """Colour and kind of the subject, found where they should be, in captions that no training step saw."""
+    """Colour and kind of the subject, found where they should be, in captions that no training step of the Flux saw."""
     check, scenes = drawing
     held_out = scenes.split_scenes()[1][:CAPTIONS]
     with torch.no_grad():

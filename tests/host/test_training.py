@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sd
+import peft.tuners.lora.layer
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -21,6 +22,7 @@ from pack.host.run import RunConfig, run_training
 from pack.host.text_padding import TextPadding
 from pack.host.training import borrow_for_training
 from pack.masks.recipe import MaskRecipe
+from pack.trainer.adapter import LoraAdapter
 from pack.trainer.config import LoraSpec, Normalization, TrainConfig
 from pack.trainer.example import Batch
 from pack.trainer.loop import train
@@ -288,6 +290,43 @@ def test_eps_models_are_refused_in_words() -> None:
     patcher, _ = loaded_in_prompt("sdxl")
     with pytest.raises(ValueError, match="SDXL predicts EPS"), borrow_for_training(patcher, LoraSpec(), seed=0, checkpointing=False):
         pass
+    assert all(p.is_inference() for p in patcher.model.parameters()), "a refused model is not even copied"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("moment", ["in the middle of the injection", "after it"])
+def test_failing_to_make_the_lora_restores_the_model(error: type[BaseException], moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    patcher, arch = loaded_in_prompt("flux")
+    data = training_set(arch)
+    before, calls = Fingerprint(patcher, data), []
+
+    def third_time_fails(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise error("no more")
+        return original(*args, **kwargs)
+
+    original = peft.tuners.lora.layer.Linear.__init__
+    if moment == "after it":
+        calls += [1, 1]
+        monkeypatch.setattr(LoraAdapter, "_initialise", third_time_fails)
+    else:
+        monkeypatch.setattr(peft.tuners.lora.layer.Linear, "__init__", third_time_fails)
+    with torch.inference_mode(), pytest.raises(error), borrow_for_training(patcher, LoraSpec(rank=2), seed=0, checkpointing=False):
+        pass
+    monkeypatch.undo()
+    before.assert_same(Fingerprint(patcher, data))
+
+
+def test_requires_grad_flags_come_back() -> None:
+    with torch.inference_mode(False):
+        patcher, _ = tiny_patcher("flux")
+    for p in list(patcher.model.parameters())[::2]:
+        p.requires_grad_(True)
+    flags = [p.requires_grad for p in patcher.model.parameters()]
+    with borrow_for_training(patcher, LoraSpec(rank=2), seed=0, checkpointing=False):
+        pass
+    assert [p.requires_grad for p in patcher.model.parameters()] == flags
 
 
 def test_started_with_other_attention_the_trainer_still_uses_a_differentiable_one(monkeypatch: pytest.MonkeyPatch) -> None:

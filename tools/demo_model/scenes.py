@@ -57,7 +57,7 @@ ALL_SCENES = tuple(Scene(*row) for row in product(SUBJECT_COLOURS, KINDS, POSITI
 
 
 def split_scenes(seed: int = 0, held_out: int = 160) -> tuple[list[Scene], list[Scene]]:
-    """Split all scenes into those that may be trained on and those that no training step ever sees."""
+    """Split all scenes into those that may be trained on and those that no training step of the Flux ever sees."""
     order = list(ALL_SCENES)
     random.Random(seed).shuffle(order)
     return order[held_out:], order[:held_out]
