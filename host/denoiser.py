@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class ComfyDenoiser:
-    """Calls `patcher.model` as the sampler does, but returns the network's raw output.
+    """Calls `patcher.model` as the sampler does; `raw_denoiser` makes one whose result is the network's raw output.
 
     Raises ValueError for a model whose noise schedule the trainer cannot follow.
     """
@@ -34,7 +34,7 @@ class ComfyDenoiser:
 
     def __call__(self, noisy_BCHW: Tensor, sigma_B: Tensor, conds: Sequence[Mapping[str, COND]]) -> Tensor:
         options = {**self.transformer_options, "sigmas": sigma_B.detach(), "cond_or_uncond": [0]}
-        # The context manager that lends the model has replaced calculate_denoised, so this is the prediction and not x0.
+        # `raw_denoiser` has replaced calculate_denoised, so this is the prediction and not x0.
         prediction: Tensor = self.model.apply_model(noisy_BCHW, sigma_B, transformer_options=options, **cond_cat(conds, noisy_BCHW.device))
         return prediction
 
@@ -56,6 +56,14 @@ def differentiable_attention(func: Any, *args: Any, **kwargs: Any) -> Tensor:
     """ComfyUI's `optimized_attention_override`: PyTorch's attention whatever backend the host was started with."""
     out: Tensor = comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
     return out
+
+
+def raw_denoiser(patcher: ModelPatcher, shift: float) -> tuple[ModelPatcher, ComfyDenoiser]:
+    """A clone of `patcher` that predicts raw once it is loaded, and it as a denoiser; `patcher` and its model stay untouched."""
+    borrowed = patcher.clone()
+    denoiser = ComfyDenoiser(borrowed, shift)
+    borrowed.add_object_patch("model_sampling", raw_prediction(denoiser.sampling))
+    return borrowed, denoiser
 
 
 def raw_prediction(sampling: nn.Module) -> nn.Module:

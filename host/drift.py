@@ -15,7 +15,7 @@ from ..dataset.cache import TrainingSet
 from ..masks.recipe import MaskRecipe
 from ..trainer.example import Example
 from ..trainer.seeds import generator
-from .denoiser import ComfyDenoiser, raw_prediction
+from .denoiser import ComfyDenoiser, raw_denoiser
 from .examples import make_examples
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 0.95)  # sigma: from fine detail to layout
@@ -32,9 +32,7 @@ class Drift:
 @contextmanager
 def borrow_for_prediction(patcher: ModelPatcher) -> Iterator[ComfyDenoiser]:
     """The model as a raw predictor, given back afterwards."""
-    borrowed = patcher.clone()
-    denoiser = ComfyDenoiser(borrowed, shift=1.0)
-    borrowed.add_object_patch("model_sampling", raw_prediction(denoiser.sampling))
+    borrowed, denoiser = raw_denoiser(patcher, shift=1.0)
     try:
         comfy.model_management.load_models_gpu([borrowed])
         yield denoiser

@@ -22,21 +22,24 @@ def encode_text(clip: comfy.sd.CLIP, text: str, padding: TextPadding) -> Conditi
     cheaper. Raises ValueError where a specification has no meaning for this text encoder.
     """
     tokens: dict[str, list[list[Any]]] = clip.tokenize(text, **tokenizer_options(padding))
-    if padding != TextPadding():
-        require_plain_t5(tokens)
-        clip = clip.clone()
-        if padding.max_length is not None:
-            tokens["t5xxl"] = [cut_tokens(row, padding.max_length) for row in tokens["t5xxl"]]
-        if padding.encoder_masked:
-            clip.patcher.add_object_patch("t5xxl.enable_attention_masks", True)
+    if padding == TextPadding():
+        return stamped(clip.encode_from_tokens_scheduled(tokens), padding)
+    require_plain_t5(tokens)
+    clip = clip.clone()
+    if padding.max_length is not None:
+        tokens["t5xxl"] = [cut_tokens(row, padding.max_length) for row in tokens["t5xxl"]]
+    if padding.encoder_masked:
+        clip.patcher.add_object_patch("t5xxl.enable_attention_masks", True)
     conditioning = clip.encode_from_tokens_scheduled(tokens)
-    if padding != TextPadding() and any("attention_mask" in extra for _, extra in conditioning):
+    if any("attention_mask" in extra for _, extra in conditioning):
         raise ValueError("this text encoder makes an attention mask of its own, so padding modes mean nothing to it; "
                          "use the preset 'comfyui' (padding modes work with Flux and Chroma)")
-    if padding == TextPadding():
-        return [[cond, {**extra, SPEC_KEY: padding.to_json()}] for cond, extra in conditioning]
     real = real_token_count(tokens["t5xxl"][0])
-    return [[pad_embeddings(cond, real, padding), {**extra, SPEC_KEY: padding.to_json()}] for cond, extra in conditioning]
+    return stamped([[pad_embeddings(cond, real, padding), extra] for cond, extra in conditioning], padding)
+
+
+def stamped(conditioning: Conditioning, padding: TextPadding) -> Conditioning:
+    return [[cond, {**extra, SPEC_KEY: padding.to_json()}] for cond, extra in conditioning]
 
 
 def tokenizer_options(padding: TextPadding) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..trainer.adapter import LoraAdapter
 from ..trainer.config import LoraSpec
-from .denoiser import ComfyDenoiser, raw_prediction
+from .denoiser import ComfyDenoiser, raw_denoiser
 
 INJECTION_KEY = "masked_lora_training"
 
@@ -29,9 +29,7 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
     Raises ValueError for a model that cannot be trained, before anything is touched.
     """
     require_resident(patcher)
-    borrowed = patcher.clone()
-    denoiser = ComfyDenoiser(borrowed, shift)
-    borrowed.add_object_patch("model_sampling", raw_prediction(denoiser.sampling))
+    borrowed, denoiser = raw_denoiser(patcher, shift)
     flags = {name: p.requires_grad for name, p in patcher.model.named_parameters()}
     with torch.inference_mode(False), torch.enable_grad(), differentiable_kernels():
         network = patcher.model.diffusion_model

@@ -93,8 +93,8 @@ class Trainer:
                                          **{key: file.get_tensor(f"{key}.{n}") for key in ("exp_avg", "exp_avg_sq")}}
         self.optimizer.load_state_dict(saved)
         self.schedule.last_epoch = self.step
-        for group, lr in zip(self.optimizer.param_groups, self.schedule.get_lr(), strict=True):
-            group["lr"] = lr
+        for group, base, factor in zip(self.optimizer.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True):
+            group["lr"] = base * factor(self.step)
         logger.info("%s resumes at step %d of %d", self.name, self.step, self.steps)
 
 
