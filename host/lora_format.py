@@ -15,8 +15,10 @@ from .text_padding import TextPadding
 
 FORMAT_VERSION = "1"
 PREFIX = "diffusion_model."
-# modelspec.architecture of Stability's model spec 1.0.1; an unlisted model gets its class name.
-ARCHITECTURES = {"Flux": "flux-1-dev", "SDXL": "stable-diffusion-xl-v1-base", "SD3": "stable-diffusion-3"}
+# modelspec.architecture of Stability's model spec 1.0.1, and sd-scripts' name of the base (library/flux_utils.py); an unlisted
+# model gets its class name.
+ARCHITECTURES = {"Flux": "flux-1-dev", "SD3": "stable-diffusion-3"}
+BASE_MODEL_VERSIONS = {"Flux": "flux1"}
 
 
 class LoraWeights(dict[str, Tensor]):
@@ -58,7 +60,7 @@ class TrainingRecord:
             "ss_network_module": "networks.lora",
             "ss_network_dim": str(self.rank),
             "ss_network_alpha": str(self.alpha),
-            "ss_base_model_version": ARCHITECTURES.get(self.architecture, self.architecture),
+            "ss_base_model_version": BASE_MODEL_VERSIONS.get(self.architecture, self.architecture),
             "ss_steps": str(self.steps),
             "ss_batch_size_per_device": str(self.batch_size),
             "ss_learning_rate": str(self.learning_rate),

@@ -264,6 +264,7 @@ def test_metadata_tells_the_conditions_of_training(tmp_path: Path) -> None:
     assert "ss_apply_t5_attn_mask" not in metadata
     assert padding_of(result.lora)[0] == TextPadding()
     assert metadata["modelspec.architecture"] == "flux-1-dev/lora"
+    assert metadata["ss_base_model_version"] == "flux1"  # what sd-scripts writes for Flux and other tools look for
 
 
 def test_masks_that_are_all_black_are_refused_before_the_first_step(tmp_path: Path) -> None:
