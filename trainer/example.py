@@ -14,7 +14,7 @@ class Example:
     """One picture to learn: latent (C, [T,] H, W) in the model's own space and loss weight (1, [T or 1,] H, W) in 0..1.
 
     `cond` is what the model is told about it and means nothing to the trainer; examples with an equal `group` may share a
-    forward pass.
+    forward pass. `loss_weight` multiplies its loss and stays out of denominators, so that half the weight is half the gradient.
     """
 
     name: str
@@ -22,6 +22,7 @@ class Example:
     weight_1HW: Tensor
     cond: Any
     group: Hashable = None
+    loss_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

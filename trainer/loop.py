@@ -8,18 +8,19 @@ import torch
 from torch import nn
 
 from .config import TrainConfig
+from .epoch import Epoch, draw_order
 from .example import Batch, Denoiser, Example, StepReport
 from .loss import image_scales, masked_mean
 from .objective import noise_generator, squared_error
-from .seeds import generator
 
 OnStep = Callable[[StepReport], None]
 
 
 def train(model: Denoiser, parameters: Sequence[nn.Parameter], examples: Sequence[Example], config: TrainConfig, *,
-          on_step: OnStep = lambda report: None) -> None:
+          epoch: Epoch | None = None, on_step: OnStep = lambda report: None) -> None:
     """Train `parameters` in place. `on_step` is called after every step and may raise to stop; the caller decides what that is.
 
+    `examples` may load an example when it is asked for; `epoch` says how often each is drawn (default: once).
     A step whose masks are all black teaches nothing: it is reported with a loss of zero and leaves weights and momentum alone.
     Raises FloatingPointError before the optimizer step when a loss or gradient is not finite.
     """
@@ -27,13 +28,14 @@ def train(model: Denoiser, parameters: Sequence[nn.Parameter], examples: Sequenc
         raise ValueError("there is nothing to train on; give at least one example")
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     optimizer.zero_grad(set_to_none=True)  # gradients of a run that failed
-    for step, picks in enumerate(draw_order(len(examples), config), start=1):
+    for step, picks in enumerate(draw_order(epoch or Epoch(tuple(range(len(examples)))), config), start=1):
         chosen = [examples[i] for i in picks]
-        if not any(e.weight_1HW.any() for e in chosen):
+        if not any(e.loss_weight and e.weight_1HW.any() for e in chosen):
             on_step(StepReport(step, 0.0, math.nan, math.nan, 0.0, 0.0, config.learning_rate))
             continue
         # A video may have one weight for all its frames; it counts for every one of them.
         scale_B = image_scales([e.weight_1HW.expand(1, *e.latent_CHW.shape[1:]) for e in chosen], config.normalization)
+        scale_B *= torch.tensor([e.loss_weight for e in chosen], dtype=scale_B.dtype)
         meter = Meter()
         for members in micro_batches(chosen, config.micro_batch):
             batch = Batch.stack([chosen[i] for i in members], parameters[0].device)
@@ -51,17 +53,6 @@ def train(model: Denoiser, parameters: Sequence[nn.Parameter], examples: Sequenc
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         on_step(meter.report(step, grad_norm.item(), config.learning_rate))
-
-
-def draw_order(count: int, config: TrainConfig) -> Iterator[list[int]]:
-    """Each step's example indices: every example once in a random order before any comes again."""
-    shuffle = generator(config.seed, "order")
-    waiting: list[int] = []
-    for _ in range(config.steps):
-        while len(waiting) < config.batch_size:
-            waiting += torch.randperm(count, generator=shuffle).tolist()
-        yield waiting[:config.batch_size]
-        waiting = waiting[config.batch_size:]
 
 
 def micro_batches(examples: Sequence[Example], limit: int) -> Iterator[list[int]]:

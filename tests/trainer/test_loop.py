@@ -11,8 +11,9 @@ import pytest
 import torch
 from pack.trainer import loop
 from pack.trainer.config import Normalization, TrainConfig
+from pack.trainer.epoch import Epoch, draw_order
 from pack.trainer.example import Example, StepReport
-from pack.trainer.loop import draw_order, micro_batches, train
+from pack.trainer.loop import micro_batches, train
 from pack.trainer.objective import noise_generator
 from torch import Tensor
 
@@ -177,7 +178,7 @@ def test_every_example_is_seen_once_before_any_is_seen_twice(batch_size: int) ->
 
 
 def test_order_depends_on_the_seed() -> None:
-    orders = {tuple(next(draw_order(6, TrainConfig(steps=1, batch_size=6, seed=seed)))) for seed in range(8)}
+    orders = {tuple(next(draw_order(Epoch(tuple(range(6))), TrainConfig(steps=1, batch_size=6, seed=seed)))) for seed in range(8)}
     assert len(orders) > 4
 
 

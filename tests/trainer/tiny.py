@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pack.trainer.config import Normalization, TrainConfig
+from pack.trainer.epoch import Epoch, draw_order
 from pack.trainer.example import Example, StepReport
-from pack.trainer.loop import draw_order, train
+from pack.trainer.loop import train
 from pack.trainer.objective import noise_generator
 from torch import Tensor, nn
 
@@ -86,7 +87,7 @@ def error_of(model: ConvDenoiser, example: Example, seed: int, index: int) -> Te
 
 def picks(examples: Sequence[Example], config: TrainConfig, step: int) -> list[tuple[int, Example]]:
     """The draws of a step, as (index of the draw in the run, example)."""
-    order = list(draw_order(len(examples), config))[step - 1]
+    order = list(draw_order(Epoch(tuple(range(len(examples)))), config))[step - 1]
     return [((step - 1) * config.batch_size + i, examples[k]) for i, k in enumerate(order)]
 
 
