@@ -7,7 +7,8 @@ from pathlib import Path
 import folder_paths
 
 PACK_ROOT = Path(__file__).resolve().parents[1]
-DEMO = "demo"
+PICTURES = {"demo": "pibo", "demo cutouts": "pibo_cutouts", "demo clips": "pibo_clips"}  # bundled, below assets
+MASKS = "masks"
 DEMO_MODEL = PACK_ROOT / "assets" / "pico_flux"
 
 
@@ -18,8 +19,8 @@ def resolve_input_folder(folder: str) -> Path:
     a workflow comes from strangers and must not read the rest of the disk.
     """
     name = folder.strip()
-    if name == DEMO:
-        return _existing(PACK_ROOT / "assets" / "pibo", "the pack's demo pictures are missing; reinstall the pack")
+    if name in PICTURES:
+        return _existing(PACK_ROOT / "assets" / PICTURES[name], "the pack's demo pictures are missing; reinstall the pack")
     root = Path(folder_paths.get_input_directory()).resolve()
     remedy = f"put the pictures into a folder inside {root} and give its name, or 'demo' for the bundled pictures"
     if not name:
@@ -31,6 +32,31 @@ def resolve_input_folder(folder: str) -> Path:
     if not resolved.is_relative_to(root):
         raise ValueError(f"{folder!r} lies outside ComfyUI's input directory; {remedy}")
     return _existing(resolved, f"{folder!r} is not a folder in ComfyUI's input directory; {remedy}")
+
+
+def resolve_mask_folder(folder: Path, mask_folder: str) -> tuple[str, Path | None]:
+    """Where the masks of a resolved picture folder lie: the name of a sub-folder, and any other folder that is meant instead.
+
+    A folder that is not below `folder` is looked for in ComfyUI's input directory, as `resolve_input_folder` does; "masks" always
+    means a sub-folder, so that masks of another set are not taken by accident. Raises ValueError for any other place.
+    """
+    name = mask_folder.strip()
+    if name in ("", MASKS) or ("/" not in name and "\\" not in name and name not in (".", "..") and (folder / name).is_dir()):
+        return name, None
+    root = Path(folder_paths.get_input_directory()).resolve()
+    try:
+        inside, other = (folder / name).resolve(), (root / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a null byte, a loop of links
+        raise ValueError(f"mask_folder {mask_folder!r} is not a folder name ({error}); use the name of a sub-folder") from error
+    if inside.is_dir() and inside.is_relative_to(folder) and inside != folder:
+        return inside.relative_to(folder).as_posix(), None
+    if not other.is_relative_to(root):
+        raise ValueError(f"mask_folder {mask_folder!r} lies outside ComfyUI's input directory; name a sub-folder of the pictures' folder "
+                         f"or a folder inside {root}")
+    if other.is_dir() and other != root:
+        return MASKS, other
+    raise ValueError(f"mask_folder {mask_folder!r} is neither a sub-folder of {folder} nor a folder inside {root}; make one of them, or "
+                     f"use '{MASKS}'")
 
 
 def _existing(path: Path, message: str) -> Path:

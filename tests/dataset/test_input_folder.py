@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from pack.dataset.spec import parse_colour
 
 
 @pytest.fixture
@@ -72,3 +73,65 @@ def test_demo_is_the_bundled_folder(folders: ModuleType, tmp_path: Path, monkeyp
         folders.resolve_input_folder("demo")
     (tmp_path / "assets" / "pibo").mkdir(parents=True)
     assert folders.resolve_input_folder("demo") == tmp_path / "assets" / "pibo"
+
+
+@pytest.mark.parametrize(("name", "place"), [("demo", "pibo"), ("demo cutouts", "pibo_cutouts"), ("demo clips", "pibo_clips")])
+def test_bundled_folders_are_there(folders: ModuleType, root: Path, name: str, place: str) -> None:
+    folders.PACK_ROOT = root
+    assert folders.resolve_input_folder(name) == root / "assets" / place
+
+
+@pytest.fixture
+def people(folders: ModuleType, tmp_path: Path) -> Path:
+    """Mask folders below the pictures, beside them and outside of the input directory."""
+    for place in ("input/people/masks", "input/people/deep/cut outs", "input/masks/anna", "input/other", "input_secret/masks"):
+        (tmp_path / place).mkdir(parents=True)
+    return folders.resolve_input_folder("people")
+
+
+@pytest.mark.parametrize(
+    ("name", "below", "elsewhere"),
+    [("masks", "masks", None), (" masks ", "masks", None), ("", "", None), ("anna", "anna", None), ("deep/cut outs", "deep/cut outs", None),
+     ("other", "masks", "other"), ("masks/anna", "masks", "masks/anna"), ("people/masks", "masks", "people/masks"),
+     ("./other", "masks", "other")])
+def test_mask_folders(folders: ModuleType, people: Path, tmp_path: Path, name: str, below: str, elsewhere: str | None) -> None:
+    root = (tmp_path / "input").resolve()
+    assert folders.resolve_mask_folder(people, name) == (below, root / elsewhere if elsewhere else None)
+
+
+def test_the_default_never_means_masks_of_another_set(folders: ModuleType, people: Path) -> None:
+    (people / "masks").rmdir()
+    assert folders.resolve_mask_folder(people, "masks") == ("masks", None)
+
+
+def test_absolute_mask_folders_inside_are_found(folders: ModuleType, people: Path) -> None:
+    assert folders.resolve_mask_folder(people, str(people / "masks")) == ("masks", None)
+    assert folders.resolve_mask_folder(people, str(people.parent / "other")) == ("masks", people.parent / "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("../../input_secret/masks", "lies outside ComfyUI's input directory"), ("/etc", "lies outside"), ("..", "lies outside"),
+     ("nowhere", "is neither a sub-folder of"), ("file.txt", "is neither a sub-folder of"), (".", "is neither a sub-folder of"),
+     ("a\0b", "is not a folder name")])
+def test_other_mask_folders_are_refused(folders: ModuleType, people: Path, name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        folders.resolve_mask_folder(people, name)
+
+
+def test_a_mask_folder_by_a_link_to_the_outside_is_refused(folders: ModuleType, people: Path, tmp_path: Path) -> None:
+    (tmp_path / "input" / "away").symlink_to(tmp_path / "input_secret", target_is_directory=True)
+    with pytest.raises(ValueError, match="lies outside"):
+        folders.resolve_mask_folder(people, "away/masks")
+
+
+@pytest.mark.parametrize(
+    ("text", "colour"), [("#808080", (128, 128, 128)), ("ff0A01", (255, 10, 1)), (" #fa0 ", (255, 170, 0)), ("#000000", (0, 0, 0))])
+def test_colours(text: str, colour: tuple[int, int, int]) -> None:
+    assert parse_colour(text) == colour
+
+
+@pytest.mark.parametrize("text", ["", "red", "#12345", "#gggggg", "128,128,128", "##808080", "#80808080"])
+def test_other_colours_are_explained(text: str) -> None:
+    with pytest.raises(ValueError, match="write it as #rrggbb, such as #808080"):
+        parse_colour(text)
