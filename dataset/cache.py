@@ -1,120 +1,165 @@
-"""Encoded examples and the files that keep them. Masks are stored raw, so that a new recipe needs no new encoding.
+"""Encoded examples: in memory, or as references into the files that keep them. Masks are stored raw, so that a new recipe
+needs no new encoding.
 
-Shapes: C channels, H height, W width; a latent's H and W count cells, a mask's count pixels.
+Shapes: C channels, T frames, H height, W width; a latent's T, H and W count cells, a mask's count frames and pixels.
 """
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-import re
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import numpy as np
+import torch
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
+from .store import TensorStore
 
-FORMAT_VERSION = "1"
-CONDITION = "cond."
-KEY = re.compile(r"[0-9a-f]{64}")
+KINDS = ("latents", "masks", "texts")
+LATENT, MASK = "latent", "mask"
+ALMOST = 2.0**-20  # floats this close to k/255 are k/255: 1 - k/255, as other nodes compute it, is off by its last bit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CachedExample:
-    """One picture, encoded. mask_HW: raw, pixel size, 0..1, white = learn; text_padding: the spec as JSON."""
+    """One picture or clip, encoded.
+
+    latent_CHW: (C, H, W) or (C, T, H, W), as the VAE gives it. mask_THW: raw, float32 0..1 at pixel size, white = learn, T = 1
+    or the clip's frames; None is learned everywhere. text_padding: the spec as JSON. repeats: how often it comes in an epoch.
+    weight: factor of its loss.
+    """
 
     name: str
     caption: str
     latent_CHW: Tensor
-    mask_HW: Tensor
+    mask_THW: Tensor | None
     cond: Mapping[str, Tensor]
     text_padding: str
+    repeats: int = 1
+    weight: float = 1.0
+    regularisation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleRef:
+    """A CachedExample without its tensors: their keys and shapes. text_tokens: length of its embeddings. No mask: both None."""
+
+    name: str
+    caption: str
+    latent_key: str
+    text_key: str
+    mask_key: str | None
+    latent_shape: tuple[int, ...]
+    text_tokens: int
+    mask_shape: tuple[int, ...] | None = None
+    repeats: int = 1
+    weight: float = 1.0
+    regularisation: bool = False
+
+
+class ExampleCache:
+    """Latents, masks and texts in three stores in one folder, so that a change of one redoes that one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.latents, self.masks, self.texts = (TensorStore(folder / kind) for kind in KINDS)
+
+    def store(self, kind: str) -> TensorStore:
+        return {"latents": self.latents, "masks": self.masks, "texts": self.texts}[kind]
+
+
+class StoredExamples(Sequence[CachedExample]):
+    """Examples on disk; each is loaded when asked for and not kept.
+
+    Loading raises ValueError naming the example and the file, if it is missing or damaged.
+    """
+
+    def __init__(self, cache: ExampleCache, refs: Sequence[ExampleRef], text_padding: str) -> None:
+        self.cache, self.refs, self.text_padding = cache, refs, text_padding
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    @overload
+    def __getitem__(self, index: int) -> CachedExample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> StoredExamples: ...
+
+    def __getitem__(self, index: int | slice) -> CachedExample | StoredExamples:
+        if isinstance(index, slice):
+            return StoredExamples(self.cache, self.refs[index], self.text_padding)
+        ref = self.refs[index]
+        latent = _load(self.cache.latents, ref.latent_key, ref.name)[LATENT]
+        return CachedExample(ref.name, ref.caption, latent, self.mask(index), _load(self.cache.texts, ref.text_key, ref.name),
+                             self.text_padding, ref.repeats, ref.weight, ref.regularisation)
+
+    def mask(self, index: int) -> Tensor | None:
+        """The raw mask alone, float32 (T, H, W); the latent is not read."""
+        ref = self.refs[index]
+        return None if ref.mask_key is None else unpack_mask(_load(self.cache.masks, ref.mask_key, ref.name)[MASK])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingSet:
     """Examples that were encoded under one text padding spec (JSON), and what a person should know about them."""
 
-    examples: tuple[CachedExample, ...]
+    examples: Sequence[CachedExample] = field(repr=False)  # ComfyUI prints a failing node's inputs
     text_padding: str
     report: str
 
     def __post_init__(self) -> None:
         if not self.examples:
             raise ValueError("the training set is empty; give it at least one picture")
-        for example in self.examples:
-            if example.text_padding != self.text_padding:
-                raise ValueError(f"{example.name} was encoded with text padding {example.text_padding}, the set has "
-                                 f"{self.text_padding}; encode it again")
+        if isinstance(self.examples, StoredExamples):
+            self._check_padding("the stored set", self.examples.text_padding)
+        else:
+            for example in self.examples:
+                self._check_padding(example.name, example.text_padding)
+
+    def _check_padding(self, name: str, padding: str) -> None:
+        if padding != self.text_padding:
+            raise ValueError(f"{name} was encoded with text padding {padding}, the set has {self.text_padding}; encode it again")
+
+    def latent_shapes(self) -> list[tuple[int, ...]]:
+        """Of each example's latent; nothing is loaded when the examples are stored."""
+        if isinstance(self.examples, StoredExamples):
+            return [ref.latent_shape for ref in self.examples.refs]
+        return [tuple(example.latent_CHW.shape) for example in self.examples]
+
+    def masks(self) -> Iterator[Tensor | None]:
+        """Each example's raw mask, one at a time; latents are not loaded when the examples are stored."""
+        if isinstance(self.examples, StoredExamples):
+            yield from (self.examples.mask(i) for i in range(len(self.examples)))
+        else:
+            yield from (example.mask_THW for example in self.examples)
 
 
-def content_key(*parts: bytes | str) -> str:
-    """SHA-256 (hex) of the parts; their number, kinds, lengths and order all count."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode("utf-8") if isinstance(part, str) else part
-        digest.update(f"{type(part).__name__} {len(data)}:".encode())
-        digest.update(data)
-    return digest.hexdigest()
+def pack_mask(mask_THW: Tensor) -> Tensor:
+    """The smallest type that keeps a mask: uint8 where every value is k/255, else float16 (off by at most 2^-12).
+
+    Values outside 0..1 are clipped; raises ValueError for NaN.
+    """
+    # numpy, because torch would start threads of its own in each thread that loads
+    values = mask_THW.detach().cpu().numpy().astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
+        raise ValueError("the mask has values that are not numbers; give a mask of values from 0 (ignored) to 1 (learned)")
+    values = values.clip(0, 1)
+    steps = np.rint(values * np.float32(255)).astype(np.uint8)
+    exact = bool((np.abs(steps.astype(np.float32) / np.float32(255) - values) <= ALMOST).all())
+    return torch.from_numpy(steps if exact else values.astype(np.float16))
 
 
-class ExampleCache:
-    """One safetensors file for each key, in one folder that is made when first written to."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def get(self, key: str) -> CachedExample | None:
-        """The example, on the CPU; None if it is not there, damaged, or of another format (the last two are logged)."""
-        file = self._file(key)
-        if not file.is_file():
-            return None
-        try:
-            return _read(file)
-        except (SafetensorError, KeyError) as error:
-            logger.warning("%s is damaged or of another format (%s); it will be made again", file, error)
-            return None
-
-    def put(self, key: str, example: CachedExample) -> None:
-        """Writes the example whole or not at all: another process sees the old file or the new one."""
-        file = self._file(key)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{key}.{uuid.uuid4().hex}.partial")
-        try:
-            save_file(_tensors(example), partial, metadata=_metadata(example))
-            os.replace(partial, file)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def _file(self, key: str) -> Path:
-        if not KEY.fullmatch(key):
-            raise ValueError(f"cache key is {key!r}; make keys with content_key")
-        return self.folder / f"{key}.safetensors"
+def unpack_mask(stored_THW: Tensor) -> Tensor:
+    """float32 in 0..1, of what pack_mask gave."""
+    return stored_THW.float().div_(255) if stored_THW.dtype == torch.uint8 else stored_THW.float()
 
 
-def _tensors(example: CachedExample) -> dict[str, Tensor]:
-    named = {"latent": example.latent_CHW, "mask": example.mask_HW}
-    named |= {CONDITION + name: tensor for name, tensor in example.cond.items()}
-    # Copies, because safetensors refuses tensors that overlap in memory, as parts of one encoding may.
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in named.items()}
-
-
-def _metadata(example: CachedExample) -> dict[str, str]:
-    own = {"name": example.name, "caption": example.caption, "text_padding": example.text_padding}
-    return {"format_version": FORMAT_VERSION, **own}
-
-
-def _read(file: Path) -> CachedExample:
-    with safe_open(file, framework="pt", device="cpu") as opened:
-        facts = opened.metadata() or {}
-        if facts["format_version"] != FORMAT_VERSION:
-            raise KeyError(f"format_version {facts['format_version']}")
-        # Copies, because Windows cannot replace a file that is still mapped.
-        tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 - not a mapping
-    cond = {name.removeprefix(CONDITION): tensor for name, tensor in tensors.items() if name.startswith(CONDITION)}
-    return CachedExample(facts["name"], facts["caption"], tensors["latent"], tensors["mask"], cond, facts["text_padding"])
+def _load(store: TensorStore, key: str, name: str) -> dict[str, Tensor]:
+    try:
+        return store.load(key)
+    except FileNotFoundError as error:
+        raise ValueError(f"{name}: {store.file(key)} is gone; run Encode Training Set again") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; run Encode Training Set again, which makes it anew") from error

@@ -1,35 +1,100 @@
 """From cached latents, masks and text to what the trainer eats, through the model's own latent format and extra_conds."""
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import torch
 from comfy.conds import CONDConstant, CONDList, CONDRegular
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
-from ..dataset.cache import CachedExample, TrainingSet
-from ..masks.latent_grid import latent_weight
+from ..dataset.cache import CachedExample, ExampleRef, StoredExamples, TrainingSet
+from ..masks.latent_grid import clip_weight, latent_weight
 from ..masks.recipe import MaskRecipe, apply_recipe
+from ..trainer.epoch import Epoch
 from ..trainer.example import Example
 
 PIXELS_PER_CELL = 8  # what the host's own sampler assumes when it tells a model the picture's size
+KEPT_BYTES = 4 * 2**30
 
 
-def make_examples(patcher: ModelPatcher, training_set: TrainingSet, recipe: MaskRecipe) -> list[Example]:
-    """One Example a picture; the recipe is applied here, so that editing it re-encodes nothing."""
-    return [make_example(patcher, cached, recipe) for cached in training_set.examples]
+class Examples(Sequence[Example]):
+    """The examples of a training set, each made when it is first asked for and kept while there is room.
+
+    The recipe is applied here, so that editing it re-encodes nothing. What goes beyond `room` bytes is read again from the
+    cache whenever it is drawn, so that a set of any size can be trained on.
+    """
+
+    def __init__(self, patcher: ModelPatcher, training_set: TrainingSet, recipe: MaskRecipe, room: int = KEPT_BYTES) -> None:
+        self.patcher, self.training_set, self.recipe, self.room = patcher, training_set, recipe, room
+        self.outline = outline(training_set)
+        self._examples: dict[int, Example] = {}
+        self._weights: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.outline)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if index in self._examples:
+            return self._examples[index]
+        example = make_example(self.patcher, self.training_set.examples[index], self.recipe, self._weights.get(index))
+        if self._takes(example.latent_CHW):
+            self._examples[index] = example
+        return example
+
+    def weights(self) -> Iterator[Tensor]:
+        """The loss weight of every example, in order; reads masks but no latents."""
+        shapes = self.training_set.latent_shapes()
+        for i, (mask_THW, shape) in enumerate(zip(self.training_set.masks(), shapes, strict=True)):
+            weight_1HW = loss_weight(mask_THW, shape, self.recipe, self.outline[i].name)
+            if self._takes(weight_1HW):
+                self._weights[i] = weight_1HW
+            yield weight_1HW
+
+    def epoch(self) -> Epoch:
+        return Epoch.of([e.repeats for e in self.outline], [e.regularisation for e in self.outline])
+
+    def _takes(self, tensor: Tensor) -> bool:
+        fits = tensor.nbytes <= self.room
+        self.room -= tensor.nbytes if fits else 0
+        return fits
 
 
-def make_example(patcher: ModelPatcher, cached: CachedExample, recipe: MaskRecipe) -> Example:
+def outline(training_set: TrainingSet) -> Sequence[CachedExample | ExampleRef]:
+    """Names, repeats and the like of every example, without its tensors where they lie on disk."""
+    examples = training_set.examples
+    return examples.refs if isinstance(examples, StoredExamples) else examples
+
+
+def make_example(patcher: ModelPatcher, cached: CachedExample, recipe: MaskRecipe, weight_1HW: Tensor | None = None) -> Example:
+    """`weight_1HW`: the loss weight where it is known already."""
     latent_BCHW = cached.latent_CHW.clone()[None]
     check_channels(patcher, cached)
     cond = model_cond(patcher, cached, latent_BCHW)
-    weight_1HW = latent_weight(apply_recipe(cached.mask_HW[None], recipe), tuple(latent_BCHW.shape[-2:]))[0]
-    if latent_BCHW.ndim == 5:
-        weight_1HW = weight_1HW[:, None]
+    if weight_1HW is None:
+        weight_1HW = loss_weight(cached.mask_THW, tuple(cached.latent_CHW.shape), recipe, cached.name)
     latent = patcher.model.process_latent_in(latent_BCHW)[0].float()
-    return Example(cached.name, latent, weight_1HW, cond, tuple(sorted((k, shape_of(v)) for k, v in cond.items())))
+    group = tuple(sorted((k, shape_of(v)) for k, v in cond.items()))
+    return Example(cached.name, latent, weight_1HW, cond, group, cached.weight)
+
+
+def loss_weight(mask_THW: Tensor | None, latent_shape: Sequence[int], recipe: MaskRecipe, name: str) -> Tensor:
+    """The weight of every latent cell, (1, H, W) for a picture and (1, T, H, W) for a latent (C, T, H, W). No mask is all ones."""
+    cells = tuple(latent_shape[1:])
+    if mask_THW is None:
+        return torch.ones(1, *cells)
+    weight_THW = apply_recipe(mask_THW, recipe, [name] * len(mask_THW))
+    if len(cells) == 3:
+        return clip_weight(weight_THW, len(mask_THW), cells)
+    return latent_weight(weight_THW, cells)[0]
 
 
 def check_channels(patcher: ModelPatcher, cached: CachedExample) -> None:

@@ -1,17 +1,19 @@
-"""Pictures, masks and captions, encoded once."""
+"""Training sets: encoded once, kept on disk under a name, opened again, cleaned up."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from . import types
 
 if TYPE_CHECKING:
     from comfy.sd import CLIP, VAE
-    from torch import Tensor
 
+    from ..dataset.item import DataSet
     from ..host.text_padding import TextPadding as Padding
+
+CATEGORY = "masked lora/dataset"
 
 
 class EncodeTrainingSet(io.ComfyNode):
@@ -20,36 +22,104 @@ class EncodeTrainingSet(io.ComfyNode):
         return io.Schema(
             node_id="MaskedLoRA_EncodeTrainingSet",
             display_name="Encode Training Set",
-            category="masked lora/dataset",
-            description="Encodes pictures and captions once and keeps latents, raw masks and embeddings on disk. Masks are stored as "
-                        "drawn: changing the mask recipe encodes nothing again.",
+            category=CATEGORY,
+            description="Encodes pictures and captions once and keeps latents, raw masks (white = learn) and embeddings on disk. Only what "
+                        "changed is encoded again; a new mask recipe encodes nothing.",
             search_aliases=["cache latents", "cache text encoder", "latent cache", "make training set", "training dataset"],
-            is_input_list=True,
+            is_output_node=True,
             inputs=[
-                io.Image.Input("images", tooltip="One picture for each caption: a list, or batches."),
-                io.Mask.Input("masks", optional=True, tooltip="One mask for each picture, of its size. White = learn. Without this input "
-                              "every pixel of every picture is learned."),
-                io.String.Input("captions", force_input=True, tooltip="One caption for each picture, or one for all."),
-                io.String.Input("names", optional=True, force_input=True, tooltip="Names for reports and error messages."),
+                types.DataSet.Input("data_set", tooltip="Pictures or clips with their masks and captions. White = learn."),
                 io.Clip.Input("clip", tooltip="The text encoders that the LoRA will be sampled with."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 types.TextPadding.Input("padding", tooltip="How the padding of captions is treated; saved in the LoRA, so "
                                         "that sampling can match."),
+                io.String.Input("name", default="", tooltip="Open Training Set lists the set under this name. Empty: it counts as the "
+                                "last encoded one, until the next."),
             ],
             outputs=[
                 types.TrainingSet.Output(display_name="training set"),
-                io.String.Output(display_name="report", tooltip="How many pictures were encoded and how many came from the cache."),
+                io.String.Output(display_name="report", tooltip="What was encoded, what came from the cache, and the kinds of batches."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, images: list[Tensor], captions: list[str], clip: list[CLIP], vae: list[VAE], padding: list[Padding],
-                masks: list[Tensor] | None = None, names: list[str] | None = None) -> io.NodeOutput:
-        from ..host.encode import encode_training_set, pair_up
+    def execute(cls, data_set: DataSet, clip: CLIP, vae: VAE, padding: Padding, name: str) -> io.NodeOutput:
+        from ..host.encode import encode_data_set
         from ..host.folders import cache_folder
         from ..host.progress import Progress
 
-        pictures = pair_up(images, masks, captions, names)
-        training_set = encode_training_set(pictures, clip[0], vae[0], padding[0], cache_folder(), Progress(cls.hidden.unique_id))
-        return io.NodeOutput(training_set, training_set.report)
+        training_set = encode_data_set(data_set, clip, vae, padding, cache_folder(), Progress(cls.hidden.unique_id), name.strip())
+        return io.NodeOutput(training_set, training_set.report, ui=ui.PreviewText(training_set.report))
+
+
+class OpenTrainingSet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        from ..dataset.manifest import list_sets
+        from ..host.folders import cache_folder
+
+        return io.Schema(
+            node_id="MaskedLoRA_OpenTrainingSet",
+            display_name="Open Training Set",
+            category=CATEGORY,
+            description="Opens a training set that was encoded before, without its pictures, VAE or text encoders. Masks are kept raw "
+                        "(white = learn).",
+            search_aliases=["load training set", "load cached latents", "latent cache", "training dataset"],
+            is_output_node=True,
+            inputs=[io.Combo.Input("name", options=list_sets(cache_folder()), tooltip="A set that Encode Training Set saved; press R to "
+                                   "refresh the list.")],
+            outputs=[
+                types.TrainingSet.Output(display_name="training set"),
+                io.String.Output(display_name="report", tooltip="What the set holds, as it was told when it was encoded."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str) -> str:
+        from ..dataset.manifest import set_fingerprint
+        from ..host.folders import cache_folder
+
+        return set_fingerprint(cache_folder(), name)
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        from ..dataset.manifest import open_set
+        from ..host.folders import cache_folder
+
+        training_set = open_set(cache_folder(), name)
+        return io.NodeOutput(training_set, training_set.report, ui=ui.PreviewText(training_set.report))
+
+
+class CleanCache(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MaskedLoRA_CleanCache",
+            display_name="Clean Training Cache",
+            category=CATEGORY,
+            description="Lists the cache's files that no saved training set needs, and removes them. Pictures and masks (white = learn) "
+                        "in your own folders are never touched.",
+            search_aliases=["prune cache", "clear latent cache", "delete cached latents", "free disk space"],
+            is_output_node=True,
+            not_idempotent=True,
+            inputs=[
+                io.Combo.Input("action", options=["list", "prune"], default="list", tooltip="list: only tell. prune: remove them."),
+                io.Float.Input("unused_hours", default=1.0, min=0.0, max=8760.0, step=1.0, round=0.01, advanced=True,
+                               tooltip="Files that were made or used within so many hours stay: another run may still need them."),
+            ],
+            outputs=[io.String.Output(display_name="report", tooltip="Counts and sizes of what is in use and what is not.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, action: str, unused_hours: float) -> float:
+        return float("nan")  # never equal: the disk is looked at in every run
+
+    @classmethod
+    def execute(cls, action: str, unused_hours: float) -> io.NodeOutput:
+        from ..dataset.prune import describe, prune, survey
+        from ..host.folders import cache_folder
+
+        found = survey(cache_folder(), 3600 * unused_hours)
+        report = describe(found) + (f"\nremoved: {prune(found)} files" if action == "prune" else "")
+        return io.NodeOutput(report, ui=ui.PreviewText(report))

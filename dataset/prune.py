@@ -1,0 +1,103 @@
+"""Which files of the cache no saved training set needs, and their removal."""
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cache import KINDS, ExampleCache
+from .manifest import SETS, list_sets, read_set, set_file
+from .store import ENDING, PARTIAL
+
+DAY = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """A file that no saved set refers to. kind: latents, masks, texts, or unfinished for the rest of an interrupted write."""
+
+    path: Path
+    kind: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The cache's contents: what is in use, what is not, and how many unused files are too recent to touch."""
+
+    sets: int
+    used: int
+    used_bytes: int
+    unused: tuple[Unused, ...]
+    recent: int
+
+
+def survey(folder: Path, recent_seconds: float = 3600.0) -> Survey:
+    """Looks at names, sizes and times alone. Files used within recent_seconds are left out: a run may still be filling the cache.
+
+    Raises ValueError if a saved set cannot be read, because what it needs is then unknown.
+    """
+    names = list_sets(folder)
+    needed: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    for name in names:
+        _, _, refs = read_set(set_file(folder, name))
+        for kind in KINDS:
+            needed[kind] |= refs.keys(kind)
+    now, used, used_bytes, recent = time.time(), 0, 0, 0
+    unused: list[Unused] = []
+    for kind, entry in _entries(folder):
+        try:
+            facts = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:  # another process has just finished or pruned it
+            continue
+        partial = entry.name.endswith(PARTIAL)
+        if not partial and entry.name.removesuffix(ENDING) in needed.get(kind, ()):
+            used, used_bytes = used + 1, used_bytes + facts.st_size
+        elif now - facts.st_mtime < (DAY if partial else recent_seconds):
+            recent += 1
+        else:
+            unused.append(Unused(Path(entry.path), "unfinished" if partial else kind, facts.st_size))
+    return Survey(len(names), used, used_bytes, tuple(sorted(unused, key=lambda each: each.path)), recent)
+
+
+def prune(found: Survey) -> int:
+    """Removes the unused files; how many there were to remove. One that is already gone is no error."""
+    removed = 0
+    for each in found.unused:
+        try:
+            os.unlink(each.path)
+        except FileNotFoundError:
+            continue
+        removed += 1
+    return removed
+
+
+def describe(found: Survey) -> str:
+    """Counts and sizes as text."""
+    lines = [f"in use by {found.sets} saved training set{'s' * (found.sets != 1)}: {found.used} files, {megabytes(found.used_bytes)}",
+             f"unused: {len(found.unused)} files, {megabytes(sum(each.size for each in found.unused))}"]
+    for kind in (*KINDS, "unfinished"):
+        sizes = [each.size for each in found.unused if each.kind == kind]
+        if sizes:
+            lines.append(f"  {kind}: {len(sizes)} files, {megabytes(sum(sizes))}")
+    if found.recent:
+        lines.append(f"unused but too recent to remove: {found.recent} files")
+    return "\n".join(lines)
+
+
+def megabytes(size: int) -> str:
+    return f"{size} bytes" if size < 10_000 else f"{size / 1e6:.2f} MB"
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """The files that this cache wrote, with their kind. Others that a person put there are never listed."""
+    cache = ExampleCache(folder)
+    for kind in KINDS:
+        for entry in cache.store(kind).files():
+            if entry.name.endswith((ENDING, PARTIAL)):
+                yield kind, entry
+    if (folder / SETS).is_dir():
+        with os.scandir(folder / SETS) as entries:
+            yield from ((SETS, entry) for entry in entries if entry.name.endswith(PARTIAL) and entry.is_file(follow_symlinks=False))

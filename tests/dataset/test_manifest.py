@@ -1,0 +1,191 @@
+"""Saved training sets: what is saved is opened, what is damaged or lost is told, and a large set opens without opening its files."""
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import shutil
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import torch
+from pack.dataset import manifest
+from pack.dataset.cache import ExampleCache, ExampleRef, StoredExamples
+from pack.dataset.keys import content_key
+from pack.dataset.manifest import list_sets, open_set, save_set, set_file, set_fingerprint
+from pack.dataset.refs import RefTable
+
+PADDING = '{"max_length": 512}'
+
+
+def refs(count: int = 6) -> list[ExampleRef]:
+    """Pictures and clips, with and without masks, some of them sharing captions."""
+    def key(kind: str, number: int) -> str:
+        return content_key(kind, str(number))
+
+    return [ExampleRef(f"folder/caf\u00e9 {i}", f"caption {i // 2} \u2028\"", key("latent", i), key("text", i // 2),
+                       key("mask", i) if i % 3 else None, (4, 2, 3) if i % 2 else (4, 5, 2, 3), 77 + i // 2,
+                       (1, 16, 24) if i % 3 else None, 1 + i, 0.1 * i, i == 1)
+            for i in range(count)]
+
+
+def fill(folder: Path, entries: list[ExampleRef]) -> ExampleCache:
+    cache = ExampleCache(folder)
+    for ref in entries:
+        cache.latents.put(ref.latent_key, {"latent": torch.zeros(ref.latent_shape)})
+        cache.texts.put(ref.text_key, {"cross_attn": torch.zeros(1, ref.text_tokens, 2)})
+        if ref.mask_key is not None and ref.mask_shape is not None:
+            cache.masks.put(ref.mask_key, {"mask": torch.zeros(ref.mask_shape, dtype=torch.uint8)})
+    return cache
+
+
+def test_a_set_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    cache = fill(tmp_path, refs())
+    save_set(cache, refs(), PADDING, "six\nexamples", "my set 1.0")
+    opened = open_set(tmp_path, "my set 1.0")
+    assert (opened.text_padding, opened.report) == (PADDING, "six\nexamples")
+    assert isinstance(opened.examples, StoredExamples)
+    assert list(opened.examples.refs) == refs()
+    assert opened.latent_shapes() == [ref.latent_shape for ref in refs()]
+    assert opened.examples[1].latent_CHW.shape == (4, 2, 3)
+    assert [None if mask is None else tuple(mask.shape) for mask in opened.masks()] == [ref.mask_shape for ref in refs()]
+
+
+def test_a_table_is_a_sequence_of_refs() -> None:
+    table = RefTable(refs())
+    assert (len(table), table[0], table[-1], list(table[1:3])) == (6, refs()[0], refs()[5], refs()[1:3])
+    with pytest.raises(IndexError):
+        table[6]
+    assert table.keys("texts") == {ref.text_key for ref in refs()}
+    assert table.keys("masks") == {ref.mask_key for ref in refs()} - {None}
+    assert table.keys("latents") == {ref.latent_key for ref in refs()}
+    again = RefTable.from_columns(json.loads(json.dumps(table.to_columns())))
+    assert list(again) == refs()
+    again.append(refs(7)[6])
+    assert list(again) == refs(7)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"names": ["a"]}, {"latents": "no base 64!"}, {"texts": []}, {"text_of": [9] * 6}, {"text_of": [-1] * 6}, {"shapes": 3},
+    {"parts": None}])
+def test_columns_that_do_not_belong_together(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="columns"):
+        RefTable.from_columns(RefTable(refs()).to_columns() | wrong)
+
+
+def test_lost_files_are_counted_and_named(tmp_path: Path) -> None:
+    cache = fill(tmp_path, refs(20))
+    save_set(cache, refs(20), PADDING, "", "set")
+    for i in range(0, 16, 2):
+        cache.latents.file(refs(20)[i].latent_key).unlink()
+    cache.masks.file(refs(20)[19].mask_key or "").unlink()
+    with pytest.raises(ValueError, match=r"'set': 9 of 20 examples have lost files \(8 latents, 1 masks\): folder/caf\u00e9 0, .* and "
+                                         "4 more; run Encode Training Set again"):
+        open_set(tmp_path, "set")
+    shutil.rmtree(tmp_path / "texts")
+    with pytest.raises(ValueError, match="20 of 20 examples.*10 texts"):
+        open_set(tmp_path, "set")
+
+
+def test_every_damaged_byte_of_a_set_is_found(tmp_path: Path) -> None:
+    save_set(fill(tmp_path, refs()), refs(), PADDING, "", "set")
+    file = set_file(tmp_path, "set")
+    whole = file.read_bytes()
+    assert json.loads(whole)["names"] == [ref.name for ref in refs()], "the file is plain JSON"
+    for place in [*range(40), *range(40, len(whole), 7)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match="set.json is damaged"):
+            open_set(tmp_path, "set")
+    for kept in (0, 10, len(whole) - 1):
+        file.write_bytes(whole[:kept])
+        with pytest.raises(ValueError, match="set.json is damaged"):
+            open_set(tmp_path, "set")
+
+
+def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr(manifest, "MANIFEST_VERSION", 2)
+        save_set(fill(tmp_path, refs()), refs(), PADDING, "", "set")
+    with pytest.raises(ValueError, match="version 2"):
+        open_set(tmp_path, "set")
+
+
+def test_an_unknown_set_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no training set 'cats'"):
+        open_set(tmp_path, "cats")
+    assert list_sets(tmp_path) == []
+    assert set_fingerprint(tmp_path, "cats") == ""
+
+
+@pytest.mark.parametrize("name", ["", "  ", "../x", "a/b", "a\\b", ".hidden", "a\0b", "C:x", "dots..", "x" * 201, ".json"])
+def test_names_stay_in_their_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="name a training set"):
+        save_set(ExampleCache(tmp_path), refs(), PADDING, "", name)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_sets_are_listed_and_their_fingerprints_follow_saving(tmp_path: Path) -> None:
+    cache = ExampleCache(tmp_path)
+    for name in ("two", "one", "\u732b"):
+        save_set(cache, refs(), PADDING, "", name)
+    (tmp_path / "sets" / ".x.partial").touch()
+    assert list_sets(tmp_path) == ["one", "two", "\u732b"]
+    before = set_fingerprint(tmp_path, "one")
+    assert before == set_fingerprint(tmp_path, "one.json ") != set_fingerprint(tmp_path, "two")
+    save_set(cache, refs(2), PADDING, "", "one")
+    assert set_fingerprint(tmp_path, "one") != before
+
+
+def test_a_failed_save_leaves_the_old_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = fill(tmp_path, refs())
+    save_set(cache, refs(), PADDING, "old", "set")
+
+    def fails(self: Path, data: bytes) -> int:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "write_bytes", fails)
+        with pytest.raises(OSError, match="disk full"):
+            save_set(cache, refs(), PADDING, "new", "set")
+    assert open_set(tmp_path, "set").report == "old"
+    assert len(list((tmp_path / "sets").iterdir())) == 1
+
+
+def test_a_large_set_opens_without_opening_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20,000 examples; the benchmark has 100,000. The files are empty: nobody looks inside."""
+    count = 20_000
+    cache, table = ExampleCache(tmp_path), RefTable()
+    for store in (cache.latents, cache.masks):
+        for shard in range(256):
+            (store.folder / f"{shard:02x}").mkdir(parents=True)
+    text = content_key("text")
+    cache.texts.put(text, {"cross_attn": torch.zeros(1, 8, 2)})
+    for i in range(count):
+        key = content_key(str(i))
+        for store in (cache.latents, cache.masks):
+            os.close(os.open(store.file(key), os.O_CREAT | os.O_WRONLY))
+        table.append(ExampleRef(f"folder/picture {i:06d}", "a caption", key, text, key, (16, 64, 64), 77, (1, 512, 512)))
+    save_set(cache, table, PADDING, "", "large")
+    opened: list[object] = []
+    real = builtins.open
+
+    def watched(file: object, *args: object, **kwargs: object) -> object:
+        opened.append(file)
+        return real(file, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", watched)
+    monkeypatch.setattr("pack.dataset.store.safe_open", lambda *_, **__: pytest.fail("a tensor file was opened"))
+    tracemalloc.start()
+    started = time.perf_counter()
+    training_set = open_set(tmp_path, "large")
+    seconds = time.perf_counter() - started
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(training_set.examples) == count
+    assert len(opened) <= 1
+    assert kept < 600 * count, f"{kept / count:.0f} bytes for each example"
+    assert seconds < 8, "tracing slows this down about fourfold"

@@ -1,0 +1,114 @@
+"""Orphans are found and removed; what a saved set needs, what is recent, and what is not ours stays."""
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from pack.dataset.cache import ExampleCache, ExampleRef
+from pack.dataset.keys import content_key
+from pack.dataset.manifest import open_set, save_set, set_file
+from pack.dataset.prune import describe, prune, survey
+
+PADDING = "{}"
+
+
+def ref(number: int) -> ExampleRef:
+    keys = [content_key(kind, str(number)) for kind in ("latent", "text", "mask")]
+    return ExampleRef(f"item {number}", "", *keys, (4, 2, 2), 3, (1, 16, 16))
+
+
+def fill(folder: Path, numbers: range) -> ExampleCache:
+    """Files of two hours ago."""
+    cache = ExampleCache(folder)
+    for number in numbers:
+        each = ref(number)
+        for store, key in ((cache.latents, each.latent_key), (cache.texts, each.text_key), (cache.masks, each.mask_key or "")):
+            store.put(key, {store.folder.name[:-1]: torch.zeros(4, 2, 2)})
+            age(store.file(key), 2)
+    return cache
+
+
+def age(file: Path, hours: float) -> None:
+    os.utime(file, (time.time() - 3600 * hours,) * 2)
+
+
+def files(folder: Path) -> set[Path]:
+    return {file for file in folder.rglob("*") if file.is_file()}
+
+
+def test_what_no_set_needs_is_removed_and_the_rest_stays(tmp_path: Path) -> None:
+    cache = fill(tmp_path, range(5))
+    save_set(cache, [ref(0), ref(1)], PADDING, "", "one")
+    save_set(cache, [ref(1), ref(2)], PADDING, "", "two")
+    before = files(tmp_path)
+    found = survey(tmp_path)
+    assert files(tmp_path) == before, "looking removes nothing"
+    assert (found.sets, found.used, len(found.unused), found.recent) == (2, 9, 6, 0)
+    assert {each.path for each in found.unused} == {
+        store.file(key) for n in (3, 4) for store, key in (
+            (cache.latents, ref(n).latent_key), (cache.texts, ref(n).text_key), (cache.masks, ref(n).mask_key or ""))}
+    size = cache.latents.file(ref(0).latent_key).stat().st_size
+    text = describe(found)
+    assert "in use by 2 saved training sets: 9 files" in text
+    assert f"  latents: 2 files, {2 * size} bytes" in text
+    assert prune(found) == 6
+    assert files(tmp_path) == before - {each.path for each in found.unused}
+    assert prune(found) == 0, "gone is no error"
+    for name in ("one", "two"):
+        assert open_set(tmp_path, name).examples[1].latent_CHW.shape == (4, 2, 2)
+
+
+def test_recent_files_stay_for_a_run_that_still_fills_the_cache(tmp_path: Path) -> None:
+    cache = fill(tmp_path, range(2))
+    cache.latents.touch(ref(0).latent_key)
+    assert [len(survey(tmp_path).unused), survey(tmp_path).recent] == [5, 1]
+    assert "too recent to remove: 1 files" in describe(survey(tmp_path))
+    assert len(survey(tmp_path, recent_seconds=0).unused) == 6
+
+
+def test_rests_of_interrupted_writes_go_after_a_day(tmp_path: Path) -> None:
+    cache = fill(tmp_path, range(1))
+    save_set(cache, [ref(0)], PADDING, "", "set")
+    shard = cache.latents.file(ref(0).latent_key).parent
+    old, new, old_set = shard / ".old.partial", shard / ".new.partial", tmp_path / "sets" / ".old.partial"
+    for file, hours in ((old, 25), (new, 23), (old_set, 25)):
+        file.write_bytes(b"half")
+        age(file, hours)
+    found = survey(tmp_path, recent_seconds=0)
+    assert [(each.path, each.kind) for each in found.unused] == [(old, "unfinished"), (old_set, "unfinished")]
+    assert "unfinished: 2 files, 8 bytes" in describe(found)
+    assert prune(found) == 2
+    assert new.exists()
+
+
+def test_files_that_are_not_ours_stay(tmp_path: Path) -> None:
+    cache = fill(tmp_path, range(1))
+    shard = cache.latents.file(ref(0).latent_key).parent
+    elsewhere = tmp_path.parent / "elsewhere.safetensors"
+    elsewhere.write_bytes(b"x")
+    strange = [shard / "notes.txt", tmp_path / "latents" / "a.safetensors", tmp_path / "x.partial", tmp_path / "sets.safetensors"]
+    for file in strange:
+        file.write_bytes(b"mine")
+        age(file, 100)
+    (shard / "link.safetensors").symlink_to(elsewhere)
+    found = survey(tmp_path, recent_seconds=0)
+    assert len(found.unused) == 3
+    prune(found)
+    assert all(file.exists() for file in [*strange, elsewhere])
+
+
+def test_nothing_is_listed_while_a_set_cannot_be_read(tmp_path: Path) -> None:
+    cache = fill(tmp_path, range(2))
+    save_set(cache, [ref(0)], PADDING, "", "set")
+    set_file(tmp_path, "set").write_bytes(b"{}")
+    with pytest.raises(ValueError, match="set.json is damaged"):
+        survey(tmp_path)
+
+
+def test_an_empty_cache(tmp_path: Path) -> None:
+    found = survey(tmp_path / "nowhere")
+    assert (found.used, found.unused, found.recent) == (0, (), 0)
+    assert describe(found) == "in use by 0 saved training sets: 0 files, 0 bytes\nunused: 0 files, 0 bytes"
