@@ -15,20 +15,22 @@ import _pack
 _pack.load()
 
 import torch  # noqa: E402
+from pack.dataset.buckets import Arrangement, arrange  # noqa: E402
 from pack.dataset.cache import TrainingSet  # noqa: E402
-from pack.dataset.folder import scan_folder  # noqa: E402
-from pack.dataset.load import load_example  # noqa: E402
+from pack.dataset.load import load_mask  # noqa: E402
+from pack.dataset.scan import FolderSpec, scan_folder  # noqa: E402
 from pack.host.demo_model import load_autoencoder, load_diffusion_model, load_text_encoders  # noqa: E402
 from pack.host.drift import measure_drift  # noqa: E402
-from pack.host.encode import Picture, encode_training_set  # noqa: E402
+from pack.host.encode import encode_data_set  # noqa: E402
 from pack.host.folders import DEMO_MODEL, PACK_ROOT  # noqa: E402
 from pack.host.progress import Progress  # noqa: E402
 from pack.host.run import RunConfig, run_training  # noqa: E402
 from pack.host.text_padding import PRESETS  # noqa: E402
-from pack.masks.recipe import MaskRecipe  # noqa: E402
+from pack.masks.recipe import MaskRecipe, simple_recipe  # noqa: E402
 from pack.trainer.config import LoraSpec, TrainConfig  # noqa: E402
+from pack.trainer.noise import NoiseLevels  # noqa: E402
 
-MASKED, UNMASKED = MaskRecipe(blur=0.01), MaskRecipe(floor=1.0)
+MASKED, UNMASKED = simple_recipe(blur=0.01), simple_recipe(floor=1.0)
 
 
 def quickstart_widgets(node_type: str) -> list[Any]:
@@ -44,19 +46,19 @@ def quickstart_settings() -> dict[str, Any]:
 
 
 def demo_training_set(folder: Path) -> TrainingSet:
-    scan = scan_folder(PACK_ROOT / "assets" / "pibo", "folder", "error")
-    loaded = [(triple, load_example(triple, 128)) for triple in scan.triples]
-    pictures = [Picture(t.name, p.image_HWC[None], p.mask_HW, t.caption) for t, p in loaded]
+    data_set = scan_folder(FolderSpec(folder=PACK_ROOT / "assets" / "pibo", mask_source="folder"))
+    data_set = arrange(data_set, Arrangement(side=128, shape="square", step=16), load_mask)
     clip, vae = load_text_encoders(DEMO_MODEL), load_autoencoder(DEMO_MODEL)
-    return encode_training_set(pictures, clip, vae, PRESETS[quickstart_widgets("MaskedLoRA_TextPadding")[0]], folder, Progress(None))
+    return encode_data_set(data_set, clip, vae, PRESETS[quickstart_widgets("MaskedLoRA_TextPadding")[0]], folder, Progress(None))
 
 
 def run(training_set: TrainingSet, recipe: MaskRecipe, folder: Path) -> dict[str, float]:
     s = quickstart_settings()
     model = load_diffusion_model(DEMO_MODEL)
-    train = TrainConfig(steps=s["steps"], batch_size=s["batch_size"], learning_rate=s["learning_rate"], seed=s["seed"])
+    train = TrainConfig(steps=s["steps"], batch_size=s["batch_size"], learning_rate=s["learning_rate"],
+                        noise=NoiseLevels(shift=s["shift"]), seed=s["seed"])
     settings = RunConfig(train=train, lora=LoraSpec(rank=s["rank"], alpha=s["alpha"]), recipe=recipe, checkpointing=s["checkpointing"],
-                         shift=s["shift"], name="benchmark", rescue_folder=folder)
+                         name="benchmark", rescue_folder=folder)
     result = run_training(model, training_set, settings, Progress(None))
     drift = measure_drift(model, result.lora, training_set, MASKED, seed=0)
     return {"drift_inside": drift.inside, "drift_outside": drift.outside, "outside_over_inside": drift.outside / drift.inside,

@@ -65,7 +65,7 @@ def random_data() -> list[CachedExample]:
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    return [CachedExample(f"picture {i}", "", draw(*LATENT), torch.ones(128, 128),
+    return [CachedExample(f"picture {i}", "", draw(*LATENT), torch.ones(1, 128, 128),
                           {"cross_attn": draw(1, TEXT_TOKENS, TEXT_WIDTH), "pooled_output": draw(1, POOLED)}, padding)
             for i in range(PICTURES)]
 
@@ -75,7 +75,7 @@ def ours(model: ModelPatcher, data: list[CachedExample], batch: int, checkpointi
 
     def run(steps: int) -> object:
         train = TrainConfig(steps=steps, batch_size=batch, learning_rate=RATE)
-        config = RunConfig(train=train, lora=LoraSpec(rank=RANK, alpha=1.0), recipe=MaskRecipe(), checkpointing=checkpointing, shift=1.0,
+        config = RunConfig(train=train, lora=LoraSpec(rank=RANK, alpha=1.0), recipe=MaskRecipe(), checkpointing=checkpointing,
                            name="benchmark", rescue_folder=folder)
         return run_training(model, training_set, config, Progress(None))
 

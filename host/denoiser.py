@@ -20,13 +20,10 @@ class ComfyDenoiser:
     Raises ValueError for a model whose noise schedule the trainer cannot follow.
     """
 
-    def __init__(self, patcher: ModelPatcher, shift: float) -> None:
-        self.model, self.shift = patcher.model, shift
+    def __init__(self, patcher: ModelPatcher) -> None:
+        self.model = patcher.model
         self.sampling = patcher.get_model_object("model_sampling")
-        if not isinstance(self.sampling, comfy.model_sampling.CONST):
-            raise ValueError(
-                f"{type(self.model).__name__} predicts {self.model.model_type.name}, and this version trains flow-matching models "
-                "only (Flux, Chroma, SD3, Wan, HunyuanVideo, Qwen-Image, Z-Image)")
+        require_affine(self.sampling, type(self.model).__name__)
         options = patcher.model_options.get("transformer_options", {})
         # SDPA has a backward; sage and flash attention, which the host may have been started with, have none.
         self.transformer_options = {**options, "optimized_attention_override": differentiable_attention,
@@ -40,16 +37,64 @@ class ComfyDenoiser:
 
     def add_noise(self, latent_BCHW: Tensor, noise_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
         noisy: Tensor = self.sampling.noise_scaling(sigma_B, noise_BCHW, latent_BCHW)
+        if isinstance(self.sampling, comfy.model_sampling.V_PREDICTION_DDPM):
+            # CogVideoX is told x_t of unit variance (its own docstring), and noise_scaling leaves that out.
+            noisy = noisy / (1 + comfy.model_sampling.reshape_sigma(sigma_B, noisy.ndim).square()).sqrt()
         return noisy
 
     def target(self, latent_BCHW: Tensor, noise_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
-        """Rectified flow: the velocity from data to noise."""
-        return noise_BCHW * getattr(self.sampling, "noise_scale", 1.0) - latent_BCHW
+        """The prediction from which the host's own `calculate_denoised` would get the clean latent.
 
-    def sigma(self, normal_B: Tensor) -> Tensor:
-        """Logit-normal levels (SD3, arXiv 2403.03206 section 3.1), moved towards noise by `shift` (1 = unshifted)."""
-        level = normal_B.sigmoid()
-        return self.shift * level / (1 + (self.shift - 1) * level)
+        That is the noise for eps, the velocity for v and flow, and follows whatever a node has put in model_sampling's place.
+        """
+        # Low noise divides by a small sigma: in float64, which Apple's GPUs do not have.
+        precise = torch.float32 if latent_BCHW.device.type == "mps" else torch.float64
+        latent, noise, sigma = latent_BCHW.to(precise), noise_BCHW.to(precise), sigma_B.to(precise)
+        noisy = self.add_noise(latent, noise, sigma)
+        offset = self.sampling.calculate_denoised(sigma, torch.zeros_like(noisy), noisy)
+        slope = self.sampling.calculate_denoised(sigma, torch.ones_like(noisy), noisy) - offset
+        target: Tensor = ((latent - offset) / slope).to(latent_BCHW)
+        return target
+
+    @property
+    def prediction(self) -> str:
+        return prediction_name(self.sampling)
+
+    def snr(self, sigma_B: Tensor) -> Tensor:
+        if isinstance(self.sampling, comfy.model_sampling.CONST):
+            return ((1 - sigma_B) / (sigma_B * getattr(self.sampling, "noise_scale", 1.0))).square()
+        return sigma_B**-2
+
+    def gain(self, sigma_B: Tensor) -> Tensor:
+        flat = torch.zeros(len(sigma_B), 1, 1, 1, dtype=sigma_B.dtype)
+        step = self.sampling.calculate_denoised(sigma_B, flat + 1, flat) - self.sampling.calculate_denoised(sigma_B, flat, flat)
+        gain: Tensor = step.flatten().abs()
+        return gain
+
+    def sigma(self, level_B: Tensor) -> Tensor:
+        """Flow matching mixes data and noise by the level itself; other schedules are tables of sigma, the level is a place in it."""
+        if isinstance(self.sampling, comfy.model_sampling.CONST):
+            return level_B
+        table: Tensor = self.sampling.sigmas
+        return table.cpu()[(level_B * len(table)).long().clamp(0, len(table) - 1)]
+
+
+def prediction_name(sampling: nn.Module) -> str:
+    """What a network predicts under this model_sampling object: flow, eps, v, v_ddpm, edm, x0, or the class's own name."""
+    kinds = comfy.model_sampling
+    names = ((kinds.V_PREDICTION_DDPM, "v_ddpm"), (kinds.EDM, "edm"), (kinds.V_PREDICTION, "v"), (kinds.X0, "x0"), (kinds.CONST, "flow"),
+             (kinds.COSMOS_RFLOW, "cosmos_flow"), (kinds.EPS, "eps"))  # subclasses before their bases
+    return next((name for kind, name in names if isinstance(sampling, kind)), type(sampling).__name__)
+
+
+def require_affine(sampling: nn.Module, model: str) -> None:
+    """Raises ValueError where the clean latent is no straight-line function of the prediction, so that no target can be told from it."""
+    sigma, noisy = sampling.sigma_max.detach().double().cpu().reshape(1) / 2, torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    at = [sampling.calculate_denoised(sigma, noisy * value, noisy) for value in (0.0, 1.0, 2.0)]
+    straight, moves = torch.allclose(at[2] - at[1], at[1] - at[0], rtol=1e-5), bool((at[1] != at[0]).all())
+    if not (straight and moves):
+        raise ValueError(f"{model} is sampled by {type(sampling).__name__} ({prediction_name(sampling)}), from which no training target "
+                         "can be told; remove the node that patches its model sampling")
 
 
 def differentiable_attention(func: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -58,10 +103,10 @@ def differentiable_attention(func: Any, *args: Any, **kwargs: Any) -> Tensor:
     return out
 
 
-def raw_denoiser(patcher: ModelPatcher, shift: float) -> tuple[ModelPatcher, ComfyDenoiser]:
+def raw_denoiser(patcher: ModelPatcher) -> tuple[ModelPatcher, ComfyDenoiser]:
     """A clone of `patcher` that predicts raw once it is loaded, and it as a denoiser; `patcher` and its model stay untouched."""
     borrowed = patcher.clone()
-    denoiser = ComfyDenoiser(borrowed, shift)
+    denoiser = ComfyDenoiser(borrowed)
     borrowed.add_object_patch("model_sampling", raw_prediction(denoiser.sampling))
     return borrowed, denoiser
 

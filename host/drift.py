@@ -16,9 +16,9 @@ from ..masks.recipe import MaskRecipe
 from ..trainer.example import Example
 from ..trainer.seeds import generator
 from .denoiser import ComfyDenoiser, raw_denoiser
-from .examples import make_examples
+from .examples import Examples
 
-LEVELS = (0.2, 0.4, 0.6, 0.8, 0.95)  # sigma: from fine detail to layout
+LEVELS = (0.2, 0.4, 0.6, 0.8, 0.95)  # from fine detail to layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Drift:
 @contextmanager
 def borrow_for_prediction(patcher: ModelPatcher) -> Iterator[ComfyDenoiser]:
     """The model as a raw predictor, given back afterwards."""
-    borrowed, denoiser = raw_denoiser(patcher, shift=1.0)
+    borrowed, denoiser = raw_denoiser(patcher)
     try:
         comfy.model_management.load_models_gpu([borrowed])
         yield denoiser
@@ -42,7 +42,7 @@ def borrow_for_prediction(patcher: ModelPatcher) -> Iterator[ComfyDenoiser]:
 
 def measure_drift(patcher: ModelPatcher, lora: Mapping[str, Tensor], training_set: TrainingSet, recipe: MaskRecipe, seed: int) -> Drift:
     """Compare predictions on noise that training never drew, with the LoRA as the host itself loads it."""
-    examples = make_examples(patcher, training_set, recipe)
+    examples = Examples(patcher, training_set, recipe)
     adapted, _ = comfy.sd.load_lora_for_models(patcher, None, dict(lora), 1.0, 0.0)
     with torch.no_grad():
         difference = [a - b for a, b in zip(predictions(adapted, examples, seed), predictions(patcher, examples, seed), strict=True)]
@@ -62,6 +62,6 @@ def predictions(patcher: ModelPatcher, examples: Sequence[Example], seed: int) -
         for i, example in enumerate(examples):
             latent = example.latent_CHW[None].to(patcher.load_device)
             noise = torch.randn(latent.shape, generator=generator(seed, "held-out noise", i)).to(latent)
-            levels = [torch.full((1,), s).to(latent) for s in LEVELS]
+            levels = [model.sigma(torch.full((1,), level)).to(latent) for level in LEVELS]
             out.append(torch.cat([model(model.add_noise(latent, noise, s), s, [example.cond]) for s in levels]).float().cpu())
     return out

@@ -41,7 +41,7 @@ class TrainingRecord:
     weight_dtype: str
     base_hash: str
     padding: TextPadding
-    objective: Mapping[str, str | float]
+    objective: Mapping[str, object]
     mask: Mapping[str, str | float | int]
     rank: int
     alpha: float

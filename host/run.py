@@ -5,20 +5,23 @@ import logging
 import math
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 
 from comfy.model_patcher import ModelPatcher
 from safetensors import SafetensorError
 
-from ..dataset.cache import TrainingSet
+from ..dataset.cache import ExampleRef, TrainingSet
 from ..masks.recipe import MaskRecipe
 from ..trainer.adapter import LoraAdapter
-from ..trainer.config import LoraSpec, TrainConfig
-from ..trainer.example import Example, StepReport
+from ..trainer.config import LoraSpec, LossSpec, MaskUse, PriorSpec, TrainConfig
+from ..trainer.example import StepReport
 from ..trainer.loop import train
+from .denoiser import prediction_name
 from .encode import weights_fingerprint
-from .examples import make_examples
+from .examples import Examples
 from .lora_format import LoraWeights, TrainingRecord, save_lora, unused
 from .progress import Progress, TrainingProgress
 from .text_padding import TextPadding
@@ -35,7 +38,6 @@ class RunConfig:
     lora: LoraSpec
     recipe: MaskRecipe
     checkpointing: bool
-    shift: float
     name: str
     rescue_folder: Path
 
@@ -56,17 +58,18 @@ def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfi
         reports.append(report)
         watch(report)
 
-    largest = max((e.latent_CHW for e in training_set.examples), key=lambda latent: latent.numel())
+    largest = max(training_set.latent_shapes(), key=math.prod)
     together = min(run.train.micro_batch or run.train.batch_size, run.train.batch_size)
-    with borrow_for_training(patcher, run.lora, seed=run.train.seed, checkpointing=run.checkpointing, shift=run.shift,
-                             memory_required=patcher.memory_required([together, *largest.shape])) as (model, adapter):
-        examples = make_examples(patcher, training_set, run.recipe)
-        require_something_to_learn(examples, run.recipe)
-        record = training_record(patcher, training_set, examples, run)
-        logger.info("Masked LoRA: %s", summary(examples, adapter, record, run))
+    with borrow_for_training(patcher, run.lora, seed=run.train.seed, checkpointing=run.checkpointing,
+                             memory_required=patcher.memory_required([together, *largest])) as (model, adapter):
+        examples = Examples(patcher, training_set, run.recipe)
+        seen = look_at_weights(examples, run.recipe)
+        record = training_record(patcher, training_set, seen, run)
+        logger.info("Masked LoRA: %s", summary(seen, adapter, record, run))
         finished = False
         try:
-            train(model, adapter.parameters, examples, run.train, on_step=on_step)
+            train(model, adapter.parameters, examples, run.train, epoch=examples.epoch(), without_adapter=adapter.disabled,
+                  on_step=on_step)
             finished = True
         finally:
             if reports and not finished:
@@ -75,10 +78,26 @@ def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfi
     return RunResult(lora, [r.loss for r in reports], report_of(reports, training_set, time.monotonic() - started))
 
 
-def require_something_to_learn(examples: list[Example], recipe: MaskRecipe) -> None:
-    if not any(e.weight_1HW.any() for e in examples):
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What the masks of a set, after the recipe, leave to learn. coverage: mean weight of all latent cells, each picture alike."""
+
+    pictures: int
+    with_mask: int
+    black: int
+    coverage: float
+    regularisation: int
+
+
+def look_at_weights(examples: Examples, recipe: MaskRecipe) -> Weights:
+    """Raises ValueError where nothing would be learned."""
+    means = [weight_1HW.double().mean().item() for weight_1HW in examples.weights()]
+    black = means.count(0.0)
+    if black == len(means):
         raise ValueError(f"every mask is black after the recipe ({recipe.describe()}), so nothing would be learned; white = learn: "
                          "switch 'invert' in the mask recipe, or raise its floor")
+    masked = sum((e.mask_key if isinstance(e, ExampleRef) else e.mask_THW) is not None for e in examples.outline)
+    return Weights(len(means), masked, black, sum(means) / len(means), sum(e.regularisation for e in examples.outline))
 
 
 def rescue(adapter: LoraAdapter, record: TrainingRecord, run: RunConfig, steps: int) -> None:
@@ -92,30 +111,44 @@ def rescue(adapter: LoraAdapter, record: TrainingRecord, run: RunConfig, steps: 
     logger.warning("Masked LoRA: stopped after %d of %d steps; what was learned so far is saved in %s", steps, run.train.steps, file)
 
 
-def training_record(patcher: ModelPatcher, training_set: TrainingSet, examples: list[Example], run: RunConfig) -> TrainingRecord:
-    masked = sum(bool((e.mask_HW < 1).any()) for e in training_set.examples)
-    coverage = sum(e.weight_1HW.mean().item() for e in examples) / len(examples)
-    height, width = training_set.examples[0].mask_HW.shape
+def training_record(patcher: ModelPatcher, training_set: TrainingSet, seen: Weights, run: RunConfig) -> TrainingRecord:
     sampling = patcher.get_model_object("model_sampling")
     return TrainingRecord(
         architecture=type(patcher.model).__name__, weight_dtype=str(patcher.model.get_dtype()).removeprefix("torch."),
         base_hash=weights_fingerprint(patcher.model.diffusion_model), padding=TextPadding.from_json(training_set.text_padding),
-        objective={"prediction": patcher.model.model_type.name.lower(), "sigma": "logit-normal", "shift": run.shift,
+        objective={"prediction": prediction_name(sampling), "noise_levels": run.train.noise.to_dict(), "loss": changed(run.train.loss),
                    "sampling_shift": float(getattr(sampling, "shift", math.nan))},
-        mask={"recipe": run.recipe.to_json(), "normalization": run.train.normalization.value, "with_mask": masked,
-              "without_mask": len(examples) - masked, "mean_coverage": round(coverage, 6), "polarity": "white = learn"},
+        mask={"recipe": run.recipe.to_json(), "normalization": run.train.normalization.value, "with_mask": seen.with_mask,
+              "without_mask": seen.pictures - seen.with_mask, "mean_coverage": round(seen.coverage, 6), "polarity": "white = learn",
+              **changed(run.train.mask), "prior": changed(run.train.prior)},
         rank=run.lora.rank, alpha=run.lora.alpha, steps=run.train.steps, batch_size=run.train.batch_size,
-        learning_rate=run.train.learning_rate, seed=run.train.seed, pictures=len(examples), resolution=f"{width}x{height}", title=run.name)
+        learning_rate=run.train.learning_rate, seed=run.train.seed, pictures=seen.pictures,
+        resolution=resolution(patcher, training_set), title=run.name)
 
 
-def summary(examples: list[Example], adapter: LoraAdapter, record: TrainingRecord, run: RunConfig) -> str:
+def changed(spec: LossSpec | MaskUse | PriorSpec) -> dict[str, object]:
+    """The settings that are not the usual ones, for metadata."""
+    usual = asdict(type(spec)())
+    return {k: v.value if isinstance(v, Enum) else v for k, v in asdict(spec).items() if v != usual[k]}
+
+
+def resolution(patcher: ModelPatcher, training_set: TrainingSet) -> str:
+    """Width x height in pixels of the size that most examples have."""
+    (height, width), _ = Counter(shape[-2:] for shape in training_set.latent_shapes()).most_common(1)[0]
+    cell = patcher.model.latent_format.spacial_downscale_ratio
+    return f"{width * cell}x{height * cell}"
+
+
+def summary(seen: Weights, adapter: LoraAdapter, record: TrainingRecord, run: RunConfig) -> str:
     parameters = sum(p.numel() for p in adapter.parameters)
-    black = sum(not e.weight_1HW.any() for e in examples)
     return (
-        f"training {len(examples)} pictures, {record.mask['with_mask']} with a mask and {record.mask['without_mask']} without "
-        f"(white = learn), mean weight {100 * float(record.mask['mean_coverage']):.1f} %"
-        + (f", {black} all black and therefore not learned" if black else "")
-        + f"; mask recipe: {run.recipe.describe()}; loss per {run.train.normalization.value}; text padding {record.padding.describe()}; "
+        f"training {seen.pictures} pictures, {seen.with_mask} with a mask and {seen.pictures - seen.with_mask} without "
+        f"(white = learn), mean weight {100 * seen.coverage:.1f} %"
+        + (f", {seen.black} all black and therefore not learned" if seen.black else "")
+        + (f", {seen.regularisation} of them for regularisation" if seen.regularisation else "")
+        + f"; mask recipe: {run.recipe.describe()}; loss per {run.train.normalization.value}"
+        + (f", {run.train.prior.weight:g} times the change outside the masks" if run.train.prior.weight else "")
+        + f"; noise {run.train.noise.describe()}; text padding {record.padding.describe()}; "
         f"LoRA rank {run.lora.rank} on {len(adapter.layers)} layers, {parameters:,} parameters; {run.train.steps} steps of "
         f"{run.train.batch_size} at {run.train.learning_rate:g}")
 

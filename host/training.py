@@ -21,7 +21,7 @@ INJECTION_KEY = "masked_lora_training"
 
 
 @contextmanager
-def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, checkpointing: bool, shift: float = 1.0,
+def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, checkpointing: bool,
                         memory_required: float = 0.0) -> Iterator[tuple[ComfyDenoiser, LoraAdapter]]:
     """Lend `patcher`'s own weights, with a fresh LoRA on them and right gradients, until the block is left in whatever way.
 
@@ -29,7 +29,7 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
     Raises ValueError for a model that cannot be trained, before anything is touched.
     """
     require_resident(patcher)
-    borrowed, denoiser = raw_denoiser(patcher, shift)
+    borrowed, denoiser = raw_denoiser(patcher)
     flags = {name: p.requires_grad for name, p in patcher.model.named_parameters()}
     with torch.inference_mode(False), torch.enable_grad(), differentiable_kernels():
         network = patcher.model.diffusion_model

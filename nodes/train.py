@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from ..dataset.cache import TrainingSet as Set
     from ..masks.recipe import MaskRecipe as Recipe
+    from ..trainer.config import LossSpec, MaskUse, PriorSpec
+    from ..trainer.noise import NoiseLevels
 
 CATEGORY = "masked lora/training"
 NORMALIZATIONS = ["step", "image", "none"]
@@ -30,9 +32,14 @@ class Train(io.ComfyNode):
             search_aliases=["lora training", "masked training", "masked loss", "dreambooth", "finetune", "train lora"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="A flow-matching model: Flux, Chroma, SD3, Wan, HunyuanVideo, Qwen-Image, Z-Image."),
+                io.Model.Input("model", tooltip="The diffusion model. It is sampled and trained by the same model sampling, "
+                               "whichever node has set it."),
                 types.TrainingSet.Input("training_set", tooltip="From Encode Training Set. White in its masks = learn."),
                 types.MaskRecipe.Input("recipe", optional=True, tooltip="Applied to the raw masks at training time. White = learn."),
+                types.Prior.Input("prior", optional=True, tooltip="From Prior Preservation: what is black in the masks (white = "
+                                  "learn) stays as the model had it."),
+                types.Loss.Input("loss_options", optional=True, tooltip="From Loss Options."),
+                types.Noise.Input("noise_levels", optional=True, tooltip="From Noise Levels; then shift below must be 1."),
                 io.Int.Input("steps", default=1000, min=1, max=1_000_000, tooltip="Optimizer steps."),
                 io.Int.Input("batch_size", default=1, min=1, max=1024, tooltip="Pictures in an optimizer step."),
                 io.Int.Input("micro_batch", default=0, min=0, max=1024, advanced=True,
@@ -66,20 +73,26 @@ class Train(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, training_set: Set, steps: int, batch_size: int, micro_batch: int, learning_rate: float, rank: int,
                 alpha: float, normalization: str, shift: float, gradient_checkpointing: bool, seed: int, name: str,
-                recipe: Recipe | None = None) -> io.NodeOutput:
+                recipe: Recipe | None = None, prior: PriorSpec | None = None, loss_options: tuple[LossSpec, MaskUse] | None = None,
+                noise_levels: NoiseLevels | None = None) -> io.NodeOutput:
         import torch
 
         from ..host.folders import lora_file
         from ..host.progress import Progress
         from ..host.run import RunConfig, run_training
         from ..masks.recipe import MaskRecipe
-        from ..trainer.config import LoraSpec, Normalization, TrainConfig
+        from ..trainer.config import LoraSpec, LossSpec, MaskUse, Normalization, PriorSpec, TrainConfig
+        from ..trainer.noise import NoiseLevels
 
+        if noise_levels and shift != 1:
+            raise ValueError(f"shift is {shift:g} here and {noise_levels.shift:g} in Noise Levels; set it to 1 here")
+        loss, mask = loss_options or (LossSpec(), MaskUse())
         file = lora_file(name)  # a name that cannot become a file is told now, not after hours of training
         run = RunConfig(
             train=TrainConfig(steps=steps, batch_size=batch_size, micro_batch=micro_batch, learning_rate=learning_rate,
-                              normalization=Normalization(normalization), seed=seed),
-            lora=LoraSpec(rank=rank, alpha=alpha), recipe=recipe or MaskRecipe(), checkpointing=gradient_checkpointing, shift=shift,
+                              normalization=Normalization(normalization), noise=noise_levels or NoiseLevels(shift=shift),
+                              loss=loss, mask=mask, prior=prior or PriorSpec(), seed=seed),
+            lora=LoraSpec(rank=rank, alpha=alpha), recipe=recipe or MaskRecipe(), checkpointing=gradient_checkpointing,
             name=file.stem, rescue_folder=file.parent)
         result = run_training(model, training_set, run, Progress(cls.hidden.unique_id))
         report = json.dumps(result.report)

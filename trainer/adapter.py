@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -59,6 +60,15 @@ class LoraAdapter:
     def detach(self) -> None:
         for name, layer in self.layers.items():
             self._replace(name, layer.get_base_layer())
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The network predicts as if the LoRA were not there; whatever happens inside, it is back afterwards."""
+        self.detach()
+        try:
+            yield
+        finally:
+            self.attach()
 
     def state_dict(self) -> dict[str, Tensor]:
         """`<layer>.lora_A.weight` (rank, in), `<layer>.lora_B.weight` (out, rank) and `<layer>.alpha`, float32 on the CPU."""

@@ -1,8 +1,12 @@
 """What a training run is asked to do. Frozen, checked on creation, printable."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeVar
+
+from .noise import NoiseLevels
+from .optimizer import OptimizerSpec, ScheduleSpec
 
 
 class Normalization(str, Enum):
@@ -11,6 +15,103 @@ class Normalization(str, Enum):
     STEP = "step"  # sum of weighted errors / sum of weights over the whole step: every learned pixel counts the same
     IMAGE = "image"  # the same per image, then the mean: every image counts the same (OneTrainer, normalized)
     NONE = "none"  # plain mean over all pixels: a small mask teaches less (sd-scripts, diffusion-pipe, SimpleTuner)
+
+
+class ErrorKind(str, Enum):
+    """How far a prediction is off, for each value."""
+
+    MSE = "mse"
+    L1 = "l1"
+    HUBER = "huber"  # d (sqrt(e^2 + d^2) - d), the pseudo-Huber of sd-scripts: squares near 0, straight lines far out
+    SMOOTH_L1 = "smooth l1"  # e^2 / 2d where |e| < d, |e| - d/2 beyond
+
+
+class Weighting(str, Enum):
+    """What a noise level counts. It multiplies every term and stays out of denominators."""
+
+    NONE = "none"
+    MIN_SNR = "min-snr"  # arXiv 2303.09556: min(snr, gamma) in x0, carried over to whatever the network predicts
+    DEBIASED = "debiased"  # arXiv 2310.08442 as sd-scripts has it: 1 / sqrt(min(snr, 1000)), for v 1 / (snr + 1)
+    SIGMA_SQRT = "sigma sqrt"  # flow, SD3's code: sigma^-2
+    COSMAP = "cosmap"  # flow, SD3's code: 2 / (pi (1 - 2 sigma + 2 sigma^2))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossSpec:
+    """`delta`: the bend of Huber and smooth L1. `gamma`: of min-SNR. `damping`: b in mean(weight)**b, which makes tiny masks count
+    less under STEP and IMAGE; 0 not at all, 1 as much as under NONE.
+    """
+
+    error: ErrorKind = ErrorKind.MSE
+    delta: float = 0.1
+    weighting: Weighting = Weighting.NONE
+    gamma: float = 5.0
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "error", choice(ErrorKind, "error", self.error))
+        object.__setattr__(self, "weighting", choice(Weighting, "weighting", self.weighting))
+        for name in ("delta", "gamma"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 <= self.damping <= 1:
+            raise ValueError(f"damping is {self.damping}; use 0 (none) to 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskUse:
+    """`probability`: share of draws that the mask applies to, the rest learns every pixel (OneTrainer's unmasked probability is the
+    rest). `threshold`: cells from this weight on count fully and the others not at all (SimpleTuner's segmentation). `level_cap`:
+    masked draws see noise up to this level, because pure noise does not show where the subject will be (StableTuner).
+    """
+
+    probability: float = 1.0
+    threshold: float | None = None
+    level_cap: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"mask probability is {self.probability}; use 0 (never) to 1 (always)")
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise ValueError(f"mask threshold is {self.threshold}; use a number above 0, at most 1")
+        if not 0 < self.level_cap <= 1:
+            raise ValueError(f"noise cap of masked pictures is {self.level_cap}; use a number above 0, at most 1 (none)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriorSpec:
+    """Outside the mask the model is held to what it predicts without the adapter: `weight` times a mean of its own.
+
+    Outside is 1 - weight, or with a `threshold` every cell below it, fully, which then is not learned at all. Only at noise levels
+    in `minimum`..`maximum` and every `every` steps, because it costs a forward pass.
+    """
+
+    weight: float = 0.0
+    threshold: float | None = None
+    minimum: float = 0.0
+    maximum: float = 1.0
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ValueError(f"prior weight is {self.weight}; use 0 (off) or more")
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise ValueError(f"prior threshold is {self.threshold}; use a number above 0, at most 1")
+        if not 0 <= self.minimum < self.maximum <= 1:
+            raise ValueError(f"prior noise levels run from {self.minimum} to {self.maximum}; use two numbers in 0..1, smaller one first")
+        if self.every < 1:
+            raise ValueError(f"the prior comes every {self.every} steps; use 1 or more")
+
+
+E = TypeVar("E", bound=Enum)
+
+
+def choice(kind: type[E], name: str, value: object) -> E:
+    """The member that `value` is or names; raises ValueError with the choices."""
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(str(member.value) for member in kind)}") from error
 
 
 # Attention and feed-forward layers of the numbered blocks. Modulation, timestep and text embedders steer the whole picture:
@@ -41,22 +142,23 @@ class TrainConfig:
     batch_size: int = 1
     micro_batch: int = 0
     learning_rate: float = 1e-4
-    weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     normalization: Normalization = Normalization.STEP
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    loss: LossSpec = field(default_factory=LossSpec)
+    mask: MaskUse = field(default_factory=MaskUse)
+    prior: PriorSpec = field(default_factory=PriorSpec)
+    noise: NoiseLevels = field(default_factory=NoiseLevels)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choices = [choice.value for choice in Normalization]
-        if self.normalization not in choices:
-            raise ValueError(f"normalization is {self.normalization!r}; choose one of {', '.join(choices)}")
-        object.__setattr__(self, "normalization", Normalization(self.normalization))  # a name counts as its member
+        object.__setattr__(self, "normalization", choice(Normalization, "normalization", self.normalization))  # a name counts too
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("micro_batch", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.micro_batch < 0:
+            raise ValueError(f"micro_batch must not be negative, got {self.micro_batch}")

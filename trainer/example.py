@@ -5,7 +5,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -25,20 +24,6 @@ class Example:
     loss_weight: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Examples of one group, stacked on `device`; one cond an example."""
-
-    latent_BCHW: Tensor
-    weight_B1HW: Tensor
-    conds: tuple[Any, ...]
-
-    @classmethod
-    def stack(cls, examples: Sequence[Example], device: torch.device) -> Batch:
-        return cls(torch.stack([e.latent_CHW for e in examples]).to(device),
-                   torch.stack([e.weight_1HW for e in examples]).to(device), tuple(e.cond for e in examples))
-
-
 class Denoiser(Protocol):
     """A network in its own prediction space, with the noise schedule that it will be sampled with."""
 
@@ -51,19 +36,31 @@ class Denoiser(Protocol):
     def target(self, latent_BCHW: Tensor, noise_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
         """What a perfect network would predict."""
 
-    def sigma(self, normal_B: Tensor) -> Tensor:
-        """Noise levels to train at, from standard normal draws."""
+    @property
+    def prediction(self) -> str:
+        """What the network predicts: flow, eps, v or another name."""
+
+    def snr(self, sigma_B: Tensor) -> Tensor:
+        """Signal-to-noise ratio of the noisy latent, (B,)."""
+
+    def gain(self, sigma_B: Tensor) -> Tensor:
+        """How far the clean latent moves when the prediction moves by one, (B,), without its sign."""
+
+    def sigma(self, level_B: Tensor) -> Tensor:
+        """The model's own noise strength at levels 0 (clean) to 1 (noise)."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
     """What one optimizer step did. `loss_inside` and `loss_outside` are mean errors where the mask learns and where it does not
-    (nan when the step had no such pixel, and for an all-black step, which is not computed)."""
+    (nan when the step had no such pixel, and for an all-black step, which is not computed). `masked`: share of the step's pictures
+    whose mask left something out."""
 
     step: int
     loss: float
     loss_inside: float
     loss_outside: float
     mean_weight: float
+    masked: float
     grad_norm: float
     learning_rate: float

@@ -4,6 +4,9 @@ Formulas of the tools it matches (B images, e = error, w = weight, sums over an 
 STEP   sum_b sum(e w) / sum_b sum(w)          ai-toolkit (mean-one), blissful-tuner's masked branch (weighted_mean)
 IMAGE  1/B sum_b [ sum(e w) / sum(w) ]        OneTrainer with normalize_masked_area_loss
 NONE   1/B sum_b mean(e w)                    sd-scripts, diffusion-pipe, FluxTrainer, SimpleTuner (mask)
+The same sums over the complement hold the model to its base (PriorSpec), with denominators of their own:
+STEP   blissful-tuner's prior branch     IMAGE  OneTrainer's prior, normalized, and ai-toolkit's inverted mask prior done per image
+NONE   OneTrainer's prior
 An all-black mask has a numerator of zero and teaches nothing in any mode; an all-white mask gives the plain mean in all.
 """
 from __future__ import annotations
@@ -16,8 +19,10 @@ from torch import Tensor
 from .config import Normalization
 
 
-def image_scales(weights_1HW: Sequence[Tensor], normalization: Normalization) -> Tensor:
+def image_scales(weights_1HW: Sequence[Tensor], normalization: Normalization, damping: float = 0.0) -> Tensor:
     """Factor (B,) float64 that turns each image's `mean(e w)` over all its pixels into its share of the step's loss.
+
+    damping: b in (mean weight)**b, of the step or of the image, by which STEP and IMAGE are multiplied; 0 is 1, also for black.
 
     Weights (1, [T,] H, W) have the size of their latents, and images of a step may differ in size. A zero denominator gives a
     factor of zero, never a division by it.
@@ -27,9 +32,9 @@ def image_scales(weights_1HW: Sequence[Tensor], normalization: Normalization) ->
     if normalization is Normalization.NONE:
         return torch.full_like(mean_B, 1 / len(weights_1HW))
     if normalization is Normalization.IMAGE:
-        return torch.where(mean_B > 0, 1 / mean_B.clamp(min=torch.finfo(torch.float64).tiny), 0.0) / len(weights_1HW)
+        return torch.where(mean_B > 0, mean_B.clamp(min=torch.finfo(torch.float64).tiny) ** (damping - 1), 0.0) / len(weights_1HW)
     total = (mean_B * pixels_B).sum()
-    return pixels_B / total if total > 0 else torch.zeros_like(mean_B)
+    return pixels_B / total * (total / pixels_B.sum()) ** damping if total > 0 else torch.zeros_like(mean_B)
 
 
 def masked_mean(error_BCHW: Tensor, weight_B1HW: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def loss_and_adapter(name: str, targets: str = ".*") -> tuple[nn.Module, Callabl
     network.dtype = torch.float64
     if name == "wan":
         network.patch_embedding.float()  # Wan casts its input to float32 there whatever the dtype
-    timestep = torch.tensor([500.0 if name == "sdxl" else 0.5], dtype=torch.float64)
+    timestep = torch.tensor([500.0 if name.startswith("sd") and name != "sd3" else 0.5], dtype=torch.float64)
     adapter = LoraAdapter(network, LoraSpec(rank=2, alpha=2.0, targets=targets), seed=0)
     for p in adapter.parameters:
         p.data = 0.1 * torch.randn(p.shape, dtype=torch.float64)

@@ -1,6 +1,8 @@
 """Training through ComfyUI's own model objects: what comes out, and that the model is given back as it was."""
 from __future__ import annotations
 
+import copy
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,26 +14,28 @@ import peft.tuners.lora.layer
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
 from pack.dataset.cache import CachedExample, TrainingSet
 from pack.host.denoiser import ComfyDenoiser
 from pack.host.drift import borrow_for_prediction, measure_drift
-from pack.host.examples import make_examples
+from pack.host.examples import Examples
 from pack.host.lora_format import load_lora, padding_of, save_lora
 from pack.host.progress import Progress
 from pack.host.run import RunConfig, run_training
 from pack.host.text_padding import TextPadding
 from pack.host.training import borrow_for_training
-from pack.masks.recipe import MaskRecipe
+from pack.masks.recipe import MaskRecipe, simple_recipe
 from pack.trainer.adapter import LoraAdapter
-from pack.trainer.config import LoraSpec, Normalization, TrainConfig
-from pack.trainer.example import Batch
-from pack.trainer.loop import train
-from pack.trainer.objective import noise_generator, squared_error
+from pack.trainer.config import LoraSpec, Normalization, PriorSpec, TrainConfig
+from pack.trainer.draws import Batch, draw
+from pack.trainer.loop import micro_batches, scales, train
+from pack.trainer.loss import masked_mean
+from pack.trainer.objective import prediction_errors
 from torch import Tensor
 
 from .tiny import ARCHITECTURES, Architecture, tiny_patcher
 
-FLOW = [name for name in ARCHITECTURES if name != "sdxl"]
+ALL = [*ARCHITECTURES, "sdxl as flow", "sdxl as v"]
 
 
 def training_set(arch: Architecture, count: int = 3, tokens: tuple[int, ...] = (7, 5, 7)) -> TrainingSet:
@@ -44,14 +48,14 @@ def training_set(arch: Architecture, count: int = 3, tokens: tuple[int, ...] = (
         cond = {"cross_attn": torch.randn(1, tokens[i % len(tokens)], arch.text, generator=generator)}
         cond |= {k: torch.randn(1, v, generator=generator) for k, v in arch.extra.items()}
         latent = torch.randn(arch.latent, generator=generator)
-        examples.append(CachedExample(f"picture {i}", "", latent, mask, cond, TextPadding().to_json()))
+        examples.append(CachedExample(f"picture {i}", "", latent, mask[None], cond, TextPadding().to_json()))
     return TrainingSet(tuple(examples), TextPadding().to_json(), "")
 
 
 def run_config(folder: Path, steps: int = 4, **changes: Any) -> RunConfig:
     settings: dict[str, Any] = {"steps": steps, "batch_size": 3, "learning_rate": 1e-2, "seed": 3}
     return RunConfig(train=TrainConfig(**settings | changes), lora=LoraSpec(rank=2, alpha=4.0), recipe=MaskRecipe(), checkpointing=False,
-                     shift=1.0, name="test", rescue_folder=folder)
+                     name="test", rescue_folder=folder)
 
 
 class Fingerprint:
@@ -87,7 +91,11 @@ class Fingerprint:
 def loaded_in_prompt(name: str) -> tuple[ModelPatcher, Architecture]:
     """The model as a node gets it: loaded under inference_mode, so that its weights are inference tensors."""
     with torch.inference_mode():
-        patcher, arch = tiny_patcher(name)
+        patcher, arch = tiny_patcher(name.partition(" ")[0])
+        if name.endswith("as flow"):
+            patcher, = ModelSamplingSD3().patch(patcher, shift=3.0)
+        elif name.endswith("as v"):
+            patcher, = ModelSamplingDiscrete().patch(patcher, sampling="v_prediction", zsnr=False)
     assert any(p.is_inference() for p in patcher.model.parameters())
     assert patcher.cached_patcher_init is None
     return patcher, arch
@@ -99,15 +107,15 @@ def predict(patcher: ModelPatcher, example: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
-@pytest.mark.parametrize("name", FLOW)
+@pytest.mark.parametrize("name", ALL)
 def test_saved_lora_loaded_by_the_host_predicts_as_the_trained_model(name: str, checkpointing: bool, tmp_path: Path) -> None:
     patcher, arch = loaded_in_prompt(name)
     data = training_set(arch, tokens=(7,))
-    examples = make_examples(patcher, data, MaskRecipe())
+    examples = Examples(patcher, data, MaskRecipe())
     before = predict(patcher, examples[0])
     spec = LoraSpec(rank=2, alpha=4.0)
     with torch.inference_mode(), borrow_for_training(patcher, spec, seed=1, checkpointing=checkpointing) as (model, lora):
-        examples = make_examples(patcher, data, MaskRecipe())
+        examples = Examples(patcher, data, MaskRecipe())
         train(model, lora.parameters, examples, TrainConfig(steps=3, batch_size=3, learning_rate=1e-2))
         with torch.no_grad():
             in_memory = model(examples[0].latent_CHW[None], torch.tensor([0.6]), [examples[0].cond])
@@ -115,13 +123,13 @@ def test_saved_lora_loaded_by_the_host_predicts_as_the_trained_model(name: str, 
     file = tmp_path / "lora.safetensors"
     save_lora(state, file)
     adapted, _ = comfy.sd.load_lora_for_models(patcher, None, dict(load_lora(file)), 1.0, 0.0)
-    examples = make_examples(patcher, data, MaskRecipe())
+    examples = Examples(patcher, data, MaskRecipe())
     loaded = predict(adapted, examples[0])
     assert torch.linalg.norm(in_memory - before) / torch.linalg.norm(before) > 1e-3
     assert torch.linalg.norm(loaded - in_memory) / torch.linalg.norm(in_memory) <= 1e-5
 
 
-@pytest.mark.parametrize("name", FLOW)
+@pytest.mark.parametrize("name", ALL)
 def test_model_is_given_back_bit_identical(name: str, tmp_path: Path) -> None:
     patcher, arch = loaded_in_prompt(name)
     data = training_set(arch)
@@ -201,18 +209,17 @@ def test_no_second_copy_of_the_weights() -> None:
 
 def gradient(patcher: ModelPatcher, data: TrainingSet, members: list[int], normalization: Normalization) -> Tensor:
     """Gradient of one optimizer step's loss over `members`, through the trainer's own parts."""
-    from pack.trainer.loss import image_scales, masked_mean
-
     with borrow_for_training(patcher, LoraSpec(rank=2), seed=1, checkpointing=False) as (model, lora):
         for p in lora.parameters:
             p.data = 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
-        examples = [make_examples(patcher, data, MaskRecipe())[i] for i in members]
-        scales = image_scales([e.weight_1HW for e in examples], normalization)
-        for group in ([e for e in examples if e.group == key] for key in {e.group for e in examples}):
-            batch = Batch.stack(group, torch.device("cpu"))
-            places = [examples.index(e) for e in group]
-            error = squared_error(model, batch, [noise_generator(9, members[i]) for i in places])
-            (masked_mean(error, batch.weight_B1HW) * scales[places].float()).sum().backward()
+        examples = Examples(patcher, data, MaskRecipe())
+        config = TrainConfig(steps=1, batch_size=3, normalization=normalization, seed=9)
+        draws = [draw(examples[i], config, 1, i) for i in members]
+        learn, _ = scales(draws, config)
+        for places in micro_batches(draws, 0):
+            batch = Batch.stack([draws[i] for i in places], torch.device("cpu"))
+            errors = prediction_errors(model, batch, config.loss, lora.disabled)
+            (masked_mean(errors.target_BCHW, batch.weight_B1HW) * learn[places].float()).sum().backward()
         return torch.cat([p.grad.flatten() for p in lora.parameters if p.grad is not None])
 
 
@@ -230,14 +237,14 @@ def test_gradient_of_a_batch_is_the_mean_of_its_members(name: str, normalization
 def test_latents_pass_the_models_latent_format() -> None:
     patcher, arch = loaded_in_prompt("flux")
     data = training_set(arch)
-    example = make_examples(patcher, data, MaskRecipe())[0]
+    example = Examples(patcher, data, MaskRecipe())[0]
     expected = (data.examples[0].latent_CHW - 0.1159) * 0.3611  # Flux's published shift and scale
     assert torch.allclose(example.latent_CHW, expected, atol=1e-6)
 
 
 def test_flow_prediction_is_raw_and_not_x0() -> None:
     patcher, arch = loaded_in_prompt("flux")
-    example = make_examples(patcher, training_set(arch), MaskRecipe())[0]
+    example = Examples(patcher, training_set(arch), MaskRecipe())[0]
     x, sigma = example.latent_CHW[None], torch.tensor([0.6])
     raw = predict(patcher, example)
     with torch.no_grad():
@@ -250,7 +257,7 @@ def test_flow_prediction_is_raw_and_not_x0() -> None:
 def test_recipe_is_applied_at_training_time() -> None:
     patcher, arch = loaded_in_prompt("flux")
     data = training_set(arch)
-    plain, inverted = (make_examples(patcher, data, MaskRecipe(invert=invert))[0].weight_1HW for invert in (False, True))
+    plain, inverted = (Examples(patcher, data, simple_recipe(invert=invert))[0].weight_1HW for invert in (False, True))
     assert torch.allclose(plain + inverted, torch.ones_like(plain))
 
 
@@ -270,7 +277,7 @@ def test_metadata_tells_the_conditions_of_training(tmp_path: Path) -> None:
 def test_masks_that_are_all_black_are_refused_before_the_first_step(tmp_path: Path) -> None:
     patcher, arch = loaded_in_prompt("flux")
     data = training_set(arch)
-    black = TrainingSet(tuple(replace(e, mask_HW=torch.zeros_like(e.mask_HW)) for e in data.examples), data.text_padding, "")
+    black = TrainingSet(tuple(replace(e, mask_THW=torch.zeros_like(e.mask_THW)) for e in data.examples), data.text_padding, "")
     with torch.inference_mode(), pytest.raises(ValueError, match="every mask is black"):
         run_training(patcher, black, run_config(tmp_path), Progress(None))
 
@@ -287,9 +294,14 @@ def test_drift_is_zero_for_a_lora_that_does_nothing(tmp_path: Path) -> None:
     assert nothing.inside == nothing.outside == 0
 
 
-def test_eps_models_are_refused_in_words() -> None:
+def test_a_schedule_without_a_target_is_refused_in_words() -> None:
     patcher, _ = loaded_in_prompt("sdxl")
-    with pytest.raises(ValueError, match="SDXL predicts EPS"), borrow_for_training(patcher, LoraSpec(), seed=0, checkpointing=False):
+    sampling = copy.copy(patcher.get_model_object("model_sampling"))
+    sampling.calculate_denoised = lambda sigma, output, noisy: output.tanh()
+    patched = patcher.clone()
+    patched.add_object_patch("model_sampling", sampling)
+    with pytest.raises(ValueError, match="SDXL is sampled by .* no training target"), borrow_for_training(
+            patched, LoraSpec(), seed=0, checkpointing=False):
         pass
     assert all(p.is_inference() for p in patcher.model.parameters()), "a refused model is not even copied"
 
@@ -342,7 +354,7 @@ def test_started_with_other_attention_the_trainer_still_uses_a_differentiable_on
     monkeypatch.setattr(comfy.ldm.flux.math, "optimized_attention", no_backward)
     patcher, arch = loaded_in_prompt("flux")
     with borrow_for_training(patcher, LoraSpec(rank=2), seed=0, checkpointing=False) as (model, lora):
-        train(model, lora.parameters, make_examples(patcher, training_set(arch), MaskRecipe()), TrainConfig(steps=1))
+        train(model, lora.parameters, Examples(patcher, training_set(arch), MaskRecipe()), TrainConfig(steps=1))
 
 
 def test_dynamic_vram_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,3 +373,39 @@ def test_default_targets_are_block_layers_without_modulation(name: str) -> None:
     assert any("attn" in n or "attention" in n or n.endswith("linear1") for n in targets)
     assert any("mlp" in n or "ff" in n or "feed_forward" in n or n.endswith("linear2") for n in targets)
     assert not any("mod" in n or "time" in n or "emb" in n for n in targets)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_without_its_adapter_the_model_predicts_bit_for_bit_as_before(name: str) -> None:
+    """What prior preservation compares with."""
+    patcher, arch = loaded_in_prompt(name)
+    data = training_set(arch)
+    before = predict(patcher, Examples(patcher, data, MaskRecipe())[0])
+    with torch.inference_mode(), borrow_for_training(patcher, LoraSpec(rank=2), seed=0, checkpointing=False) as (model, lora):
+        for p in lora.parameters:
+            p.data = 0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+        example = Examples(patcher, data, MaskRecipe())[0]
+        inputs = (example.latent_CHW[None], torch.tensor([0.6]), [example.cond])
+        with torch.no_grad(), lora.disabled():
+            base = model(*inputs)
+        with torch.no_grad():
+            adapted = model(*inputs)
+    assert torch.equal(base, before)
+    assert not torch.allclose(adapted, before, atol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "checkpointing"), [("flux", False), ("flux", True), ("sdxl", False), ("sdxl as v", False)])
+def test_a_prior_keeps_the_model_outside_the_masks(name: str, checkpointing: bool, tmp_path: Path) -> None:
+    patcher, arch = loaded_in_prompt(name)
+    data = training_set(arch)
+    before = Fingerprint(patcher, data)
+    drifts = []
+    for weight in (0.0, 30.0):
+        run = run_config(tmp_path, steps=12, prior=PriorSpec(weight=weight), normalization="image")
+        run = replace(run, checkpointing=checkpointing)
+        with torch.inference_mode():
+            result = run_training(patcher, data, run, Progress(None))
+            drifts.append(measure_drift(patcher, result.lora, data, MaskRecipe(), seed=0))
+        assert json.loads(result.lora.metadata["masked_lora.mask"])["prior"] == ({"weight": 30.0} if weight else {})
+    assert drifts[1].outside < 0.8 * drifts[0].outside
+    before.assert_same(Fingerprint(patcher, data))

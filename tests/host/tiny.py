@@ -107,9 +107,21 @@ def sdxl() -> Architecture:
     return Architecture(supported.SDXL, lambda: UNetModel(**KW, **c), c, (4, 8, 8), 64, {"pooled_output": 1280})
 
 
+def sd15() -> Architecture:
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    depth = [1, 1, 0, 0]
+    c = {"use_checkpoint": False, "image_size": 32, "use_spatial_transformer": True, "legacy": False, "adm_in_channels": None,
+         "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [2, 2], "transformer_depth": depth,
+         "transformer_depth_output": [1, 1, 1, 0, 0, 0], "channel_mult": [1, 2], "transformer_depth_middle": 1,
+         "use_linear_in_transformer": False, "context_dim": 64, "use_temporal_resblock": False, "use_temporal_attention": False,
+         "num_heads": 8, "num_head_channels": -1}
+    return Architecture(supported.SD15, lambda: UNetModel(**KW, **c), c, (4, 8, 8), 64)
+
+
 ARCHITECTURES: dict[str, Callable[[], Architecture]] = {
     "flux": flux, "chroma": chroma, "sd3": sd3, "wan": wan, "hunyuan_video": hunyuan_video, "qwen_image": qwen_image,
-    "z_image": z_image, "sdxl": sdxl,
+    "z_image": z_image, "sdxl": sdxl, "sd15": sd15,
 }
 
 

@@ -18,7 +18,6 @@ from pack.trainer.config import BLOCK_LAYERS, LoraSpec, Normalization, TrainConf
         ({"micro_batch": -1}, "micro_batch must not be negative, got -1"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),
-        ({"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0, got 0.0"),
         ({"max_grad_norm": -1.0}, "max_grad_norm must be above 0, got -1.0"),
     ],

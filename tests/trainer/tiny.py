@@ -1,7 +1,8 @@
 """A denoiser of one convolution, in float64, and examples for it. Shapes: B batch, C channels, H and W latent grid."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,20 @@ class ConvDenoiser:
             self.conv = nn.Conv2d(CHANNELS, CHANNELS, kernel, padding=kernel // 2).double()
         for parameter in self.conv.parameters():
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        self.first = [p.data.clone() for p in self.conv.parameters()]
         self.calls: list[list[str]] = []
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """The "adapter" is what training changed: inside, the convolution is as it was made."""
+        now = [p.data for p in self.parameters]
+        for parameter, first in zip(self.parameters, self.first, strict=True):
+            parameter.data = first
+        try:
+            yield
+        finally:
+            for parameter, data in zip(self.parameters, now, strict=True):
+                parameter.data = data
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -55,8 +69,16 @@ class ConvDenoiser:
     def target(self, latent_BCHW: Tensor, noise_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
         return noise_BCHW - latent_BCHW
 
-    def sigma(self, normal_B: Tensor) -> Tensor:
-        return normal_B.sigmoid()
+    prediction = "flow"
+
+    def snr(self, sigma_B: Tensor) -> Tensor:
+        return ((1 - sigma_B) / sigma_B).square()
+
+    def gain(self, sigma_B: Tensor) -> Tensor:
+        return sigma_B
+
+    def sigma(self, level_B: Tensor) -> Tensor:
+        return level_B
 
 
 def make_example(name: str, size: tuple[int, int] = (5, 4), *, weight: float | None = None, group: str = "",
@@ -71,7 +93,7 @@ def make_example(name: str, size: tuple[int, int] = (5, 4), *, weight: float | N
 def run(examples: Sequence[Example], *, model: ConvDenoiser | None = None, **settings: object) -> tuple[Tensor, list[StepReport]]:
     """Parameters after training a fresh denoiser, and every step's report."""
     model, reports = model or ConvDenoiser(), list[StepReport]()
-    train(model, model.parameters, examples, TrainConfig(**settings), on_step=reports.append)
+    train(model, model.parameters, examples, TrainConfig(**settings), without_adapter=model.base, on_step=reports.append)
     return model.snapshot(), reports
 
 
