@@ -87,3 +87,36 @@ def write_dataset(folder: Path, count: int = 12, seed: int = 7) -> None:
         Image.fromarray((image * 255).round().astype(np.uint8)).save(folder / f"{name}.png")
         Image.fromarray((mask * 255).round().astype(np.uint8)).save(folder / "masks" / f"{name}.png")
         (folder / f"{name}.txt").write_text(style.caption() + "\n", encoding="utf-8")
+
+
+def write_cutouts(folder: Path, count: int = 6, seed: int = 11) -> None:
+    """Write `count` cut-outs NNN.png with captions: opaque = the creature. Under the transparency lies magenta, as editors leave it."""
+    rng = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, style in enumerate(rng.sample(SUBJECT_STYLES, count), start=1):
+        image, mask = draw_subject(style, rng, clutter=False)
+        hidden = np.where(mask[..., None] > 0, image, np.float32([0.9, 0.1, 0.8]))
+        rgba = np.concatenate([hidden, mask[..., None]], axis=-1)
+        columns = np.flatnonzero(mask.any(axis=0))
+        left, right = max(0, columns[0] - rng.randrange(8, 60)), columns[-1] + rng.randrange(8, 60)  # pictures of several shapes
+        cut = (rgba * 255).round().astype(np.uint8)[:, left:right]
+        Image.fromarray(cut, "RGBA").save(folder / f"{TRIGGER}_{i:02d}.png")
+        (folder / f"{TRIGGER}_{i:02d}.txt").write_text(f"a {TRIGGER}\n", encoding="utf-8")
+
+
+def write_clips(folder: Path, frames: int = 9, seed: int = 13) -> None:
+    """Write two clips as folders of frames: "walk" with a mask for each frame, "stand" with one mask for all of them."""
+    rng = random.Random(seed)
+    for name, style, reach in (("walk", rng.choice(SUBJECT_STYLES), 30.0), ("stand", rng.choice(SUBJECT_STYLES), 0.0)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        clutter = rng.getrandbits(32)
+        for frame in range(frames):
+            image = draw_background(style.pattern, BACKGROUND_COLOURS[style.background], 0)
+            mask = Image.new("L", image.size)
+            draw_clutter(image, random.Random(clutter))
+            draw_pibo(image, mask, SIZE / 2 + reach * (2 * frame / (frames - 1) - 1), SIZE / 2 + 4, 22)
+            Image.fromarray((shrink(image) * 255).round().astype(np.uint8)).save(folder / name / f"{frame + 1:02d}.png")
+            masks = folder / "masks" / name / f"{frame + 1:02d}.png" if reach else folder / "masks" / f"{name}.png"
+            masks.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((shrink(mask) * 255).round().astype(np.uint8)).save(masks)
+        (folder / f"{name}.txt").write_text(f"a {TRIGGER} {'walks to the right' if reach else 'stands still'}\n", encoding="utf-8")

@@ -2,7 +2,7 @@
 import { app } from "../../../scripts/app.js"
 import { reportLines } from "./report_lines.js"
 
-const NODES = new Set(["Train", "MeasureDrift", "SaveLora", "ApplyLora", "LoadLora", "PreviewMask"].map((name) => `MaskedLoRA_${name}`))
+const ours = (node) => String(node.comfyClass).startsWith("MaskedLoRA_")
 const WIDGET = "masked_lora_report"
 const LINE = 18 // pixels
 const MOST_LINES = 6 // more are scrolled
@@ -50,7 +50,7 @@ function nodeAt(key) {
 app.registerExtension({
   name: "masked_lora.reports",
   nodeCreated(node) {
-    if (!NODES.has(node.comfyClass)) return
+    if (!ours(node)) return
     const before = node.onExecuted
     node.onExecuted = function (output) {
       before?.call(this, output)
@@ -61,7 +61,7 @@ app.registerExtension({
   onNodeOutputsUpdated(outputs) {
     for (const [key, output] of Object.entries(outputs ?? {})) {
       const node = nodeAt(key)
-      if (node && NODES.has(node.comfyClass)) show(node, output)
+      if (node && ours(node)) show(node, output)
     }
   },
 })
