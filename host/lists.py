@@ -124,7 +124,8 @@ def replace_masks(data_set: DataSet, masks: Sequence[Tensor], names: Sequence[st
     changed = [item for item in items if item.name in chosen]
     kept = len(items) - len(changed)
     alone = "; one mask serves all of them" if len(entries) == 1 < len(changed) else ""
-    text = f"masks from the graph for {len(changed)} of {len(items)} items{alone}" + (f"; {kept} keep what they had" if kept else "")
+    text = f"now masks from the graph for {len(changed)} of {len(items)} items{alone}" + (
+        f"; {kept} keep what they had" if kept else "; what is said of masks above counts no more")
     return DataSet(items, "\n".join([data_set.report, text, *mask_lines(changed)]))
 
 
