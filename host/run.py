@@ -20,8 +20,8 @@ from ..trainer.config import LoraSpec, LossSpec, MaskUse, PriorSpec, TrainConfig
 from ..trainer.example import StepReport
 from ..trainer.loop import train
 from .denoiser import prediction_name
-from .fingerprints import weights_fingerprint
 from .examples import Examples
+from .fingerprints import weights_fingerprint
 from .lora_format import LoraWeights, TrainingRecord, save_lora, unused
 from .progress import Progress, TrainingProgress
 from .text_padding import TextPadding

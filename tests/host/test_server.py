@@ -191,7 +191,22 @@ def test_encoded_pictures_are_found_on_disk(comfy: Comfy, quickstart: Quickstart
 
 
 def test_every_shipped_workflow_is_run_here() -> None:
-    assert {file.stem for file in WORKFLOWS.glob("*.json")} == {"quickstart", *OTHER_WORKFLOWS}
+    assert {file.stem for file in WORKFLOWS.glob("*.json")} == {"quickstart", "prior_preservation", *OTHER_WORKFLOWS}
+
+
+def test_the_workflow_with_a_prior_trains_twice_and_compares(comfy: Comfy) -> None:
+    graph = shipped(comfy, "prior_preservation")
+    for kind, steps in ((report.TRAIN, 3), ("KSampler", 2)):
+        for number in graph.ids(kind):
+            graph.prompt[number]["inputs"]["steps"] = steps
+    start = len(comfy.log())
+    run = comfy.run(graph)
+    log = comfy.log()[start:]
+    assert not complaints(log)
+    assert log.count(" times the change outside the masks") == 1, "one of the two trainings has a prior"
+    (saved,) = graph.ids("SaveImage")
+    (grid,) = run.images(Node(saved))
+    assert grid.height > 6 * 128
 
 
 @pytest.mark.parametrize(("name", "says"), OTHER_WORKFLOWS.items())
