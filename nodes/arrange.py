@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io, ui
 
 from . import types
+from .reporting import own_first
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -93,4 +94,4 @@ class Arrange(io.ComfyNode):
             variants=variants, rotation=rotation, zoom=zoom, shift=shift, seed=seed)
         arranged = arrange(data_set, arrangement, recipe_mask(recipe), Progress(cls.hidden.unique_id).update)
         arranged = replace(arranged, report=f"{arranged.report}\n{multiple.source}")
-        return io.NodeOutput(arranged, arranged.report, ui=ui.PreviewText(arranged.report))
+        return io.NodeOutput(arranged, arranged.report, ui=ui.PreviewText(own_first(arranged.report, data_set.report)))

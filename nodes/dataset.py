@@ -69,7 +69,8 @@ class LoadFolder(io.ComfyNode):
                              tooltip="For hidden_colours random."),
             ],
             outputs=[
-                types.DataSet.Output(display_name="data set", tooltip="For Crop and Bucket, Combine Data Sets and Encode Training Set."),
+                types.DataSet.Output(display_name="data set", tooltip="For Crop and Bucket Pictures, Combine Data Sets and Encode Training "
+                                     "Set."),
                 io.String.Output(display_name="report", tooltip=REPORT_TOOLTIP),
             ],
             hidden=[io.Hidden.unique_id],
