@@ -6,7 +6,6 @@ from enum import Enum
 from typing import TypeVar
 
 from .noise import NoiseLevels
-from .optimizer import OptimizerSpec, ScheduleSpec
 
 
 class Normalization(str, Enum):
@@ -142,10 +141,9 @@ class TrainConfig:
     batch_size: int = 1
     micro_batch: int = 0
     learning_rate: float = 1e-4
+    weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     normalization: Normalization = Normalization.STEP
-    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
-    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     loss: LossSpec = field(default_factory=LossSpec)
     mask: MaskUse = field(default_factory=MaskUse)
     prior: PriorSpec = field(default_factory=PriorSpec)
@@ -160,5 +158,6 @@ class TrainConfig:
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.micro_batch < 0:
-            raise ValueError(f"micro_batch must not be negative, got {self.micro_batch}")
+        for name in ("micro_batch", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

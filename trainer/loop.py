@@ -4,7 +4,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import nullcontext
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -15,28 +14,26 @@ from .epoch import Epoch, draw_order
 from .example import Denoiser, Example, StepReport
 from .loss import image_scales, masked_mean
 from .objective import Errors, WithoutAdapter, level_weight, prediction_errors
-from .state import TrainingState
 
 OnStep = Callable[[StepReport], None]
 
 
 def train(model: Denoiser, parameters: Sequence[nn.Parameter], examples: Sequence[Example], config: TrainConfig, *,
-          epoch: Epoch | None = None, state: TrainingState | None = None, without_adapter: WithoutAdapter = nullcontext,
-          on_step: OnStep = lambda report: None) -> None:
+          epoch: Epoch | None = None, without_adapter: WithoutAdapter = nullcontext, on_step: OnStep = lambda report: None) -> None:
     """Train `parameters` in place. `on_step` is called after every step and may raise to stop; the caller decides what that is.
 
-    `examples` may load an example when it is asked for; `epoch` says how often each is drawn (default: once). A `state` with
-    finished steps goes on behind them. Within `without_adapter` the model predicts as if `parameters` were not there.
+    `examples` may load an example when it is asked for; `epoch` says how often each is drawn (default: once). Within
+    `without_adapter` the model predicts as if `parameters` were not there; only a prior asks for that.
     A step whose masks are all black teaches nothing: it is reported with a loss of zero and leaves weights and momentum alone.
     Raises FloatingPointError before the optimizer step when a loss or gradient is not finite.
     """
     if not examples:
         raise ValueError("there is nothing to train on; give at least one example")
     level_weight(model, model.sigma(torch.tensor([0.5])), config.loss)  # a weighting without a formula is told now
-    state = state or TrainingState(parameters, config)
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer.zero_grad(set_to_none=True)  # gradients of a run that failed
     order = draw_order(epoch or Epoch(tuple(range(len(examples)))), config)
-    for step, picks in islice(enumerate(order, start=1), state.step, None):
-        rate = state.start(step)
+    for step, picks in enumerate(order, start=1):
         draws = [draw(examples[i], config, step, place) for place, i in enumerate(picks)]
         meter, grad_norm = Meter(draws), 0.0
         if any(d.teaches for d in draws):
@@ -51,9 +48,9 @@ def train(model: Denoiser, parameters: Sequence[nn.Parameter], examples: Sequenc
             grad_norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm).item()
             if not math.isfinite(grad_norm):
                 raise FloatingPointError(f"step {step}: the gradient is not finite; lower the learning rate {config.learning_rate:g}")
-            state.move()
-        state.step = step
-        on_step(meter.report(step, grad_norm, rate))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        on_step(meter.report(step, grad_norm, config.learning_rate))
 
 
 def step_share(errors: Errors, batch: Batch, learn_B: Tensor, keep_B: Tensor) -> Tensor:

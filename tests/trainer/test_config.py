@@ -16,6 +16,7 @@ from pack.trainer.config import BLOCK_LAYERS, LoraSpec, Normalization, TrainConf
         ({"steps": -5}, "steps must be at least 1, got -5"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"micro_batch": -1}, "micro_batch must not be negative, got -1"),
+        ({"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0, got 0.0"),

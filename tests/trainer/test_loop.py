@@ -16,7 +16,6 @@ from pack.trainer.epoch import Epoch, draw_order
 from pack.trainer.example import Example, StepReport
 from pack.trainer.loop import micro_batches, train
 from pack.trainer.objective import noise_generator
-from pack.trainer.optimizer import OptimizerSpec
 from torch import Tensor
 
 from .tiny import CHANNELS, Cond, ConvDenoiser, error_of, make_example, picks, reference_loss, run
@@ -108,7 +107,7 @@ def test_the_gradient_is_that_of_the_formula(
 
 def test_many_steps_are_those_of_adamw() -> None:
     """Written out from the paper (arXiv 1711.05101): every step has draws of its own, and no gradient outlives its step."""
-    config = TrainConfig(**SETTINGS, optimizer=OptimizerSpec(weight_decay=0.1), max_grad_norm=1e9)
+    config = TrainConfig(**SETTINGS, weight_decay=0.1, max_grad_norm=1e9)
     model = ConvDenoiser()
     weight = model.snapshot()
     first, second = torch.zeros_like(weight), torch.zeros_like(weight)
@@ -117,8 +116,8 @@ def test_many_steps_are_those_of_adamw() -> None:
         grad = reference_gradient(picks(MIXED, config, step), config.normalization, config.seed, model)
         first, second = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad.square()
         move = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
-        weight = weight * (1 - config.learning_rate * config.optimizer.weight_decay) - config.learning_rate * move
-    assert (run(MIXED, **SETTINGS, optimizer=OptimizerSpec(weight_decay=0.1), max_grad_norm=1e9)[0] - weight).abs().max() < 1e-6
+        weight = weight * (1 - config.learning_rate * config.weight_decay) - config.learning_rate * move
+    assert (run(MIXED, **SETTINGS, weight_decay=0.1, max_grad_norm=1e9)[0] - weight).abs().max() < 1e-6
 
 
 def test_without_normalization_a_batch_has_the_mean_gradient_of_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +235,7 @@ def test_an_all_black_step_leaves_parameters_and_optimizer_alone(monkeypatch: py
     def on_step(report: StepReport) -> None:
         trail.append((report, model.snapshot(), copy.deepcopy(WatchedAdamW.last.state_dict()["state"]), WatchedAdamW.last.steps))
 
-    config = TrainConfig(steps=6, learning_rate=1e-2, optimizer=OptimizerSpec(weight_decay=0.5), seed=1)
+    config = TrainConfig(steps=6, learning_rate=1e-2, weight_decay=0.5, seed=1)
     train(model, model.parameters, examples, config, on_step=on_step)
     black = [i for i, (report, *_) in enumerate(trail) if report.mean_weight == 0]
     assert len(black) == 3
@@ -347,7 +346,7 @@ def test_the_masked_part_is_learned_and_the_rest_is_not() -> None:
     example = make_example("left", (16, 16))
     example = Example("left", torch.zeros_like(example.latent_CHW), left[:1].double(), Cond("left", 2 - 4 * left), "")
     model = ConvDenoiser(kernel=1)
-    _, reports = run([example], model=model, steps=300, batch_size=4, learning_rate=3e-2, optimizer=OptimizerSpec(weight_decay=0.0))
+    _, reports = run([example], model=model, steps=300, batch_size=4, learning_rate=3e-2, weight_decay=0.0)
     first, last = reports[0], reports[-1]
     assert last.loss_inside < 0.5 * first.loss_inside
     assert last.loss_outside > 5 * last.loss_inside
