@@ -1,6 +1,7 @@
 """Encode pictures, clips, masks and captions once, and keep the result on disk.
 
-Files are hashed and read in threads while the VAE works in the calling one; captions come first, so that a GPU changes models once.
+Beside a GPU files are hashed and read in threads while the VAE works in the calling one; captions come first, so that a GPU changes
+models once.
 Shapes: T frames, H height, W width, C channels.
 """
 from __future__ import annotations
