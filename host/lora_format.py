@@ -30,7 +30,33 @@ class LoraWeights(dict[str, Tensor]):
 
     @classmethod
     def from_adapter(cls, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> LoraWeights:
-        return cls({PREFIX + k: v for k, v in state.items()}, metadata)
+        return cls({PREFIX + k: v for k, v in state.items()}, {**metadata, **network_metadata(state)})
+
+
+# By a tensor's name: what sd-scripts' metadata calls the module that reads such a file, and its arguments (LyCORIS, kohya.py).
+NETWORKS = {
+    "hada_w1_a": ("lycoris.kohya", {"algo": "loha"}),
+    "lokr_w1": ("lycoris.kohya", {"algo": "lokr"}),
+    "oft_blocks": ("lycoris.kohya", {"algo": "diag-oft"}),
+    "dora_scale": ("lycoris.kohya", {"algo": "lora", "dora_wd": "True", "wd_on_output": "False"}),
+}
+RANKS = {"lora_A.weight": 0, "hada_w1_b": 0, "lokr_w2_b": 0, "oft_blocks": 1}  # which dimension of a tensor is its layer's rank
+
+
+def network_metadata(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """ss_network_* from the tensors themselves. A number that differs between layers is "Dynamic", as sd-scripts' resizing writes it.
+
+    The alpha is the one that the file scales by, alpha / rank: for rsLoRA it is the chosen one times the root of the rank.
+    """
+    module, arguments = next((v for name, v in NETWORKS.items() if any(k.endswith(f".{name}") for k in state)), ("networks.lora", {}))
+    ranks = {v.shape[dim] for k, v in state.items() for name, dim in RANKS.items() if k.endswith(f".{name}")}
+    alphas = {v.item() for k, v in state.items() if k.endswith(".alpha")}
+
+    def one(values: set[int] | set[float]) -> str:
+        return str(next(iter(values))) if len(values) == 1 else "Dynamic"
+
+    data = {"ss_network_module": module, "ss_network_dim": one(ranks), "ss_network_alpha": one(alphas)}
+    return {**data, "ss_network_args": json.dumps(arguments)} if arguments else data
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -48,7 +48,7 @@ def train(model: Denoiser, parameters: Sequence[nn.Parameter], examples: Sequenc
                 require_finite(share_B, batch, step)
                 share_B.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 meter.add(errors.target_BCHW.detach(), batch.weight_B1HW, share_B.detach())
-            grad_norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm).item()
+            grad_norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf).item()
             if not math.isfinite(grad_norm):
                 raise FloatingPointError(f"step {step}: the gradient is not finite; lower the learning rate {config.learning_rate:g}")
             state.move()

@@ -10,7 +10,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sd
-import peft.tuners.lora.layer
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -28,6 +27,7 @@ from pack.masks.recipe import MaskRecipe, simple_recipe
 from pack.trainer.adapter import LoraAdapter
 from pack.trainer.config import LoraSpec, Normalization, PriorSpec, TrainConfig
 from pack.trainer.draws import Batch, draw
+from pack.trainer.layers import LoRA
 from pack.trainer.loop import micro_batches, scales, train
 from pack.trainer.loss import masked_mean
 from pack.trainer.objective import prediction_errors
@@ -45,8 +45,7 @@ def training_set(arch: Architecture, count: int = 3, tokens: tuple[int, ...] = (
         height, width = (8 * side for side in arch.latent[-2:])
         mask = torch.zeros(height, width)
         mask[: height // 2, : width // (i + 1)] = 1
-        cond = {"cross_attn": torch.randn(1, tokens[i % len(tokens)], arch.text, generator=generator)}
-        cond |= {k: torch.randn(1, v, generator=generator) for k, v in arch.extra.items()}
+        cond = arch.cond(tokens[i % len(tokens)], generator)
         latent = torch.randn(arch.latent, generator=generator)
         examples.append(CachedExample(f"picture {i}", "", latent, mask[None], cond, TextPadding().to_json()))
     return TrainingSet(tuple(examples), TextPadding().to_json(), "")
@@ -73,8 +72,8 @@ class Fingerprint:
         with torch.inference_mode():
             latent = data.examples[0].latent_CHW[None]
             cond = data.examples[0].cond
-            conds = model.extra_conds(**cond, noise=latent, device=torch.device("cpu"), width=64, height=64, prompt_type="positive",
-                                      latent_image=None, denoise_mask=None, seed=0, latent_shapes=[latent.shape])
+            conds = model.extra_conds(**{"pooled_output": None} | cond, noise=latent, device=torch.device("cpu"), width=64, height=64,
+                                      prompt_type="positive", latent_image=None, denoise_mask=None, seed=0, latent_shapes=[latent.shape])
             comfy.model_management.load_models_gpu([patcher])
             kwargs = {k: v.process_cond(batch_size=1, area=None).cond for k, v in conds.items()}
             self.output = model.apply_model(latent, torch.tensor([0.5]), **kwargs,
@@ -307,7 +306,7 @@ def test_a_schedule_without_a_target_is_refused_in_words() -> None:
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
-@pytest.mark.parametrize("moment", ["in the middle of the injection", "after it"])
+@pytest.mark.parametrize("moment", ["while layers are made", "while they are attached"])
 def test_failing_to_make_the_lora_restores_the_model(error: type[BaseException], moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     patcher, arch = loaded_in_prompt("flux")
     data = training_set(arch)
@@ -319,12 +318,9 @@ def test_failing_to_make_the_lora_restores_the_model(error: type[BaseException],
             raise error("no more")
         return original(*args, **kwargs)
 
-    original = peft.tuners.lora.layer.Linear.__init__
-    if moment == "after it":
-        calls += [1, 1]
-        monkeypatch.setattr(LoraAdapter, "_initialise", third_time_fails)
-    else:
-        monkeypatch.setattr(peft.tuners.lora.layer.Linear, "__init__", third_time_fails)
+    owner, name = (LoRA, "__init__") if moment == "while layers are made" else (LoraAdapter, "_replace")
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, third_time_fails)
     with torch.inference_mode(), pytest.raises(error), borrow_for_training(patcher, LoraSpec(rank=2), seed=0, checkpointing=False):
         pass
     monkeypatch.undo()
@@ -355,14 +351,6 @@ def test_started_with_other_attention_the_trainer_still_uses_a_differentiable_on
     patcher, arch = loaded_in_prompt("flux")
     with borrow_for_training(patcher, LoraSpec(rank=2), seed=0, checkpointing=False) as (model, lora):
         train(model, lora.parameters, Examples(patcher, training_set(arch), MaskRecipe()), TrainConfig(steps=1))
-
-
-def test_dynamic_vram_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Needs a GPU to be on for real; here only the patcher's own answer is changed."""
-    patcher, _ = loaded_in_prompt("flux")
-    monkeypatch.setattr(patcher, "is_dynamic", lambda: True)
-    with pytest.raises(ValueError, match="--disable-dynamic-vram"), borrow_for_training(patcher, LoraSpec(), seed=0, checkpointing=False):
-        pass
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -18,8 +18,8 @@ from pack.trainer.config import BLOCK_LAYERS, LoraSpec, Normalization, TrainConf
         ({"micro_batch": -1}, "micro_batch must not be negative, got -1"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),
-        ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0, got 0.0"),
-        ({"max_grad_norm": -1.0}, "max_grad_norm must be above 0, got -1.0"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must not be negative, got -1.0"),
+        ({"max_grad_norm": math.nan}, "max_grad_norm must not be negative, got nan"),
     ],
 )
 def test_wrong_settings_are_named_with_their_value(settings: dict[str, float], message: str) -> None:

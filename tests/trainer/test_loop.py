@@ -27,17 +27,10 @@ EQUAL = [make_example(f"q{i}") for i in range(5)]
 SETTINGS: dict[str, Any] = {"steps": 7, "batch_size": 4, "learning_rate": 1e-2, "seed": 3}
 
 
-class PlainDescent(torch.optim.SGD):
-    """In AdamW's place: at a rate of 1 a step moves parameters by their gradient."""
-
-    def __init__(self, parameters: Any, lr: float, weight_decay: float) -> None:
-        super().__init__(parameters, lr=1.0)
-
-
-def gradient(examples: list[Example], monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[Tensor, StepReport]:
-    """The gradient of a run's first step, and its report."""
-    monkeypatch.setattr(torch.optim, "AdamW", PlainDescent)
-    after, (report,) = run(examples, **{"steps": 1, "max_grad_norm": 1e9, "learning_rate": 1.0, **settings})
+def gradient(examples: list[Example], **settings: Any) -> tuple[Tensor, StepReport]:
+    """The gradient of a run's first step, and its report: plain descent at a rate of 1 moves parameters by their gradient."""
+    descent = {"optimizer": OptimizerSpec(name="sgd", momentum=0.0), "learning_rate": 1.0, "max_grad_norm": 0.0}
+    after, (report,) = run(examples, **{"steps": 1, **descent, **settings})
     return ConvDenoiser().snapshot() - after, report
 
 
@@ -94,12 +87,10 @@ def test_groups_change_nothing_but_the_forward_passes() -> None:
 
 @pytest.mark.parametrize("normalization", Normalization)
 @pytest.mark.parametrize("examples", [EQUAL, MIXED], ids=["equal shapes", "mixed shapes and groups"])
-def test_the_gradient_is_that_of_the_formula(
-    examples: list[Example], normalization: Normalization, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gradient_is_that_of_the_formula(examples: list[Example], normalization: Normalization) -> None:
     settings = {"batch_size": 4, "seed": 3, "normalization": normalization}
     chosen = picks(examples, TrainConfig(steps=1, **settings), 1)
-    got, report = gradient(examples, monkeypatch, **settings)
+    got, report = gradient(examples, **settings)
     assert relative(got, reference_gradient(chosen, normalization, seed=3)) < 1e-6
     errors = [error_of(ConvDenoiser(), e, 3, index).detach().numpy() for index, e in chosen]
     assert report.loss == pytest.approx(reference_loss(errors, [e.weight_1HW.numpy() for _, e in chosen], normalization), rel=1e-6)
@@ -121,20 +112,20 @@ def test_many_steps_are_those_of_adamw() -> None:
     assert (run(MIXED, **SETTINGS, optimizer=OptimizerSpec(weight_decay=0.1), max_grad_norm=1e9)[0] - weight).abs().max() < 1e-6
 
 
-def test_without_normalization_a_batch_has_the_mean_gradient_of_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_normalization_a_batch_has_the_mean_gradient_of_its_members() -> None:
     settings = {"batch_size": 4, "seed": 3, "normalization": Normalization.NONE}
     chosen = picks(MIXED, TrainConfig(steps=1, **settings), 1)
     members = torch.stack([reference_gradient([pick], Normalization.NONE, seed=3) for pick in chosen])
-    assert relative(gradient(MIXED, monkeypatch, **settings)[0], members.mean(0)) < 1e-6
+    assert relative(gradient(MIXED, **settings)[0], members.mean(0)) < 1e-6
 
 
-def test_per_step_every_learned_pixel_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_per_step_every_learned_pixel_counts_the_same() -> None:
     """The gradient is not the mean over pictures where masks differ in area."""
     small, large = make_example("small", (8, 8), weight=0.0), make_example("large", (8, 8), weight=1.0)
     small.weight_1HW[..., :1, :2] = 1
     chosen = picks([small, large], TrainConfig(steps=1, batch_size=2, seed=3), 1)
     each = {e.name: reference_gradient([(index, e)], Normalization.STEP, seed=3) for index, e in chosen}
-    got = gradient([small, large], monkeypatch, batch_size=2, seed=3)[0]
+    got = gradient([small, large], batch_size=2, seed=3)[0]
     assert relative(got, (2 * each["small"] + 64 * each["large"]) / 66) < 1e-6
 
 
@@ -307,14 +298,14 @@ def test_on_step_stops_at_once() -> None:
     assert torch.equal(model.snapshot(), run(EQUAL, **{**SETTINGS, "steps": 3})[0])
 
 
-def test_clipping_bounds_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    free, report = gradient(EQUAL, monkeypatch, batch_size=4)
+def test_clipping_bounds_the_update() -> None:
+    free, report = gradient(EQUAL, batch_size=4)
     bound = 0.1 * report.grad_norm
-    clipped, clipped_report = gradient(EQUAL, monkeypatch, batch_size=4, max_grad_norm=bound)
+    clipped, clipped_report = gradient(EQUAL, batch_size=4, max_grad_norm=bound)
     assert torch.linalg.norm(clipped).item() == pytest.approx(bound, rel=1e-4)
     assert relative(clipped / torch.linalg.norm(clipped), free / torch.linalg.norm(free)) < 1e-6
     assert clipped_report.grad_norm == pytest.approx(report.grad_norm)  # the report tells the norm before clipping
-    loose, _ = gradient(EQUAL, monkeypatch, batch_size=4, max_grad_norm=10 * report.grad_norm)
+    loose, _ = gradient(EQUAL, batch_size=4, max_grad_norm=10 * report.grad_norm)
     assert torch.equal(loose, free)
 
 
