@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -18,6 +19,7 @@ Shape = Literal["square", "buckets"]
 Crop = Literal["centre", "mask"]
 Small = Literal["enlarge", "own size"]
 Size = tuple[int, int]
+THREADS = 2  # masks are decoded outside of Python's lock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +74,14 @@ class Arrangement:
             raise ValueError(f"longest is {self.longest}; set it to 1 (square) or more")
 
 
-def arrange(data_set: DataSet, arrangement: Arrangement, mask_of: Callable[[Item], Tensor | None]) -> DataSet:
+def arrange(data_set: DataSet, arrangement: Arrangement, mask_of: Callable[[Item], Tensor | None],
+            watch: Callable[[int, int], None] = lambda done, total: None) -> DataSet:
     """Gives every item its size and crop, adds mirrored and augmented copies after it, and tells about it in the report.
 
-    mask_of: the mask (T, H, W) of an item without placement, or None; only asked for crop="mask", and only where there is
-    something to cut off. Copies keep the item's repeats: an epoch sees the picture and each of its copies that often.
-    Nothing depends on the order of the items. Raises ValueError for an empty or already arranged set and for names that clash.
+    mask_of: the mask (T, H, W) of an item without placement, or None; only asked for crop="mask", only where there is
+    something to cut off, and from several threads. watch: called with how many of how many items are placed; may raise to stop.
+    Copies keep the item's repeats: an epoch sees the picture and each of its copies that often. Nothing depends on the order of
+    the items. Raises ValueError for an empty or already arranged set and for names that clash.
     """
     if not data_set.items:
         raise ValueError("the data set holds no items; load at least one picture")
@@ -85,11 +89,23 @@ def arrange(data_set: DataSet, arrangement: Arrangement, mask_of: Callable[[Item
         if item.placement is not None:
             raise ValueError(f"{item.name} was arranged before; give the data set as it was loaded")
     sizes = bucket_sizes(arrangement)
-    placed = [replace(item, placement=_place(item, sizes, arrangement, mask_of)) for item in data_set.items]
+    placed = _place_all(data_set.items, lambda item: _place(item, sizes, arrangement, mask_of), watch)
     items = tuple(copy for item in placed for copy in _with_copies(item, arrangement))
     _check_names(items)
     lines = bucket_report(placed, items, _describe(arrangement))
     return DataSet(items, "\n".join(part for part in (data_set.report, lines) if part))
+
+
+def _place_all(items: Sequence[Item], place: Callable[[Item], Placement], watch: Callable[[int, int], None]) -> list[Item]:
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        placed: list[Item] = []
+        for item, placement in zip(items, pool.map(place, items), strict=True):
+            placed.append(replace(item, placement=placement))
+            watch(len(placed), len(items))
+        return placed
+    finally:
+        pool.shutdown(cancel_futures=True)  # who stops does not wait for the rest
 
 
 def bucket_sizes(arrangement: Arrangement) -> tuple[Size, ...]:

@@ -5,7 +5,7 @@ Shapes: C channels, T frames, H height, W width; a latent's T, H and W count cel
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .refs import ExampleRef, RefTable
 from .store import TensorStore
 
 KINDS = ("latents", "masks", "texts")
 LATENT, MASK = "latent", "mask"
+SHOWN = 5
+STEPS = np.float32(255)
 ALMOST = 2.0**-20  # floats this close to k/255 are k/255: 1 - k/255, as other nodes compute it, is off by its last bit
 
 
@@ -41,23 +44,6 @@ class CachedExample:
     regularisation: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ExampleRef:
-    """A CachedExample without its tensors: their keys and shapes. text_tokens: length of its embeddings. No mask: both None."""
-
-    name: str
-    caption: str
-    latent_key: str
-    text_key: str
-    mask_key: str | None
-    latent_shape: tuple[int, ...]
-    text_tokens: int
-    mask_shape: tuple[int, ...] | None = None
-    repeats: int = 1
-    weight: float = 1.0
-    regularisation: bool = False
-
-
 class ExampleCache:
     """Latents, masks and texts in three stores in one folder, so that a change of one redoes that one."""
 
@@ -68,15 +54,42 @@ class ExampleCache:
     def store(self, kind: str) -> TensorStore:
         return {"latents": self.latents, "masks": self.masks, "texts": self.texts}[kind]
 
+    def lost(self, refs: RefTable) -> Lost:
+        """Which files of these examples are not there. Reads the names in the folders and opens nothing."""
+        return Lost({kind: self.store(kind).missing(refs.keys(kind)) for kind in KINDS})
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Keys without a file, by kind; false where there are none."""
+
+    keys: dict[str, set[str]]
+
+    def __bool__(self) -> bool:
+        return any(self.keys.values())
+
+    def of(self, ref: ExampleRef) -> bool:
+        """Whether the example lacks a file."""
+        return (ref.latent_key in self.keys["latents"] or ref.text_key in self.keys["texts"] or ref.mask_key in self.keys["masks"])
+
+    def describe(self, refs: RefTable) -> str:
+        names = [ref.name for ref in refs if self.of(ref)]
+        shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        kinds = ", ".join(f"{len(keys)} {kind}" for kind, keys in self.keys.items() if keys)
+        return f"{len(names)} of {len(refs)} examples have lost files ({kinds}): {shown}"
+
 
 class StoredExamples(Sequence[CachedExample]):
     """Examples on disk; each is loaded when asked for and not kept.
 
-    Loading raises ValueError naming the example and the file, if it is missing or damaged.
+    Loading raises ValueError naming the example and the file, if it is missing or damaged, and calls `on_loss` first: the host
+    serves what it has encoded from its own cache and has to learn that it must be encoded again.
     """
 
-    def __init__(self, cache: ExampleCache, refs: Sequence[ExampleRef], text_padding: str) -> None:
-        self.cache, self.refs, self.text_padding = cache, refs, text_padding
+    def __init__(self, cache: ExampleCache, refs: Sequence[ExampleRef], text_padding: str,
+                 on_loss: Callable[[], None] = lambda: None) -> None:
+        self.cache, self.text_padding, self.on_loss = cache, text_padding, on_loss
+        self.refs = refs if isinstance(refs, RefTable) else RefTable(refs)
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -89,16 +102,32 @@ class StoredExamples(Sequence[CachedExample]):
 
     def __getitem__(self, index: int | slice) -> CachedExample | StoredExamples:
         if isinstance(index, slice):
-            return StoredExamples(self.cache, self.refs[index], self.text_padding)
+            return StoredExamples(self.cache, self.refs[index], self.text_padding, self.on_loss)
         ref = self.refs[index]
-        latent = _load(self.cache.latents, ref.latent_key, ref.name)[LATENT]
-        return CachedExample(ref.name, ref.caption, latent, self.mask(index), _load(self.cache.texts, ref.text_key, ref.name),
+        latent = self._load(self.cache.latents, ref.latent_key, ref.name)[LATENT]
+        return CachedExample(ref.name, ref.caption, latent, self.mask(index), self._load(self.cache.texts, ref.text_key, ref.name),
                              self.text_padding, ref.repeats, ref.weight, ref.regularisation)
 
     def mask(self, index: int) -> Tensor | None:
         """The raw mask alone, float32 (T, H, W); the latent is not read."""
         ref = self.refs[index]
-        return None if ref.mask_key is None else unpack_mask(_load(self.cache.masks, ref.mask_key, ref.name)[MASK])
+        return None if ref.mask_key is None else unpack_mask(self._load(self.cache.masks, ref.mask_key, ref.name)[MASK])
+
+    def check_files(self) -> None:
+        """Raises ValueError, with how many and which, if files of any example are gone; opens none."""
+        if lost := self.cache.lost(self.refs):
+            self.on_loss()
+            raise ValueError(f"{lost.describe(self.refs)}; run Encode Training Set again")
+
+    def _load(self, store: TensorStore, key: str, name: str) -> dict[str, Tensor]:
+        try:
+            return store.load(key)
+        except FileNotFoundError as error:
+            self.on_loss()
+            raise ValueError(f"{name}: {store.file(key)} is gone; run Encode Training Set again") from error
+        except ValueError as error:
+            self.on_loss()
+            raise ValueError(f"{name}: {error}; run Encode Training Set again, which makes it anew") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,16 +158,21 @@ class TrainingSet:
         return [tuple(example.latent_CHW.shape) for example in self.examples]
 
     def masks(self) -> Iterator[Tensor | None]:
-        """Each example's raw mask, one at a time; latents are not loaded when the examples are stored."""
+        """Each example's raw mask, one at a time; latents are not loaded when the examples are stored.
+
+        Training begins with this, so lost files of any kind are told here (ValueError) and not hours later.
+        """
         if isinstance(self.examples, StoredExamples):
+            self.examples.check_files()
             yield from (self.examples.mask(i) for i in range(len(self.examples)))
         else:
             yield from (example.mask_THW for example in self.examples)
 
 
 def pack_mask(mask_THW: Tensor) -> Tensor:
-    """The smallest type that keeps a mask: uint8 where every value is k/255, else float16 (off by at most 2^-12).
+    """The smallest type that keeps a mask: uint8 where every value is k/255, else float16.
 
+    A value comes back (unpack_mask) the same whatever the rest of its mask is: k/255 exactly, others off by at most 2^-11.
     Values outside 0..1 are clipped; raises ValueError for NaN.
     """
     # numpy, because torch would start threads of its own in each thread that loads
@@ -146,20 +180,18 @@ def pack_mask(mask_THW: Tensor) -> Tensor:
     if not np.isfinite(values).all():
         raise ValueError("the mask has values that are not numbers; give a mask of values from 0 (ignored) to 1 (learned)")
     values = values.clip(0, 1)
-    steps = np.rint(values * np.float32(255)).astype(np.uint8)
-    exact = bool((np.abs(steps.astype(np.float32) / np.float32(255) - values) <= ALMOST).all())
-    return torch.from_numpy(steps if exact else values.astype(np.float16))
+    steps = np.rint(values * STEPS)
+    exact = np.abs(steps / STEPS - values) <= ALMOST
+    if exact.all():
+        return torch.from_numpy(steps.astype(np.uint8))
+    return torch.from_numpy(np.where(exact, steps / STEPS, values).astype(np.float16))
 
 
 def unpack_mask(stored_THW: Tensor) -> Tensor:
     """float32 in 0..1, of what pack_mask gave."""
-    return stored_THW.float().div_(255) if stored_THW.dtype == torch.uint8 else stored_THW.float()
-
-
-def _load(store: TensorStore, key: str, name: str) -> dict[str, Tensor]:
-    try:
-        return store.load(key)
-    except FileNotFoundError as error:
-        raise ValueError(f"{name}: {store.file(key)} is gone; run Encode Training Set again") from error
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}; run Encode Training Set again, which makes it anew") from error
+    stored = stored_THW.numpy()
+    if stored.dtype == np.uint8:
+        return torch.from_numpy(stored.astype(np.float32) / STEPS)
+    values = stored.astype(np.float32)
+    nearest = np.rint(values * STEPS) / STEPS
+    return torch.from_numpy(np.where(nearest.astype(np.float16) == stored, nearest, values))

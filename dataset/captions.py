@@ -10,7 +10,7 @@ from typing import Literal
 
 from .findings import Finding
 from .layouts import caption_of, is_metadata, picture_paths, read_metadata
-from .listing import Found, same_name, without_ending
+from .listing import Found, printable, same_name, without_ending
 
 Captions = Literal["automatic", "txt", "caption", "json", "metadata", "none"]
 SIDECARS = ("txt", "caption", "json")  # in the order of automatic
@@ -70,6 +70,8 @@ def find_captions(pictures: Mapping[str, str], files: Sequence[Found], choice: C
         for name, text in _from_metadata(metadata, pictures, field, findings).items():
             if not captions[name].source:
                 captions[name] = Caption(text, "metadata")
+    findings += [Finding("unreadable caption", printable(name), "is no Unicode text", error=True)
+                 for name, caption in captions.items() if printable(caption.text) != caption.text]
     findings += [Finding("unused caption", found.relative, "") for found in unused]
     return captions, findings
 

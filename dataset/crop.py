@@ -27,8 +27,10 @@ def mask_box(mask_THW: npt.NDArray[np.floating], size: tuple[int, int]) -> Box:
 
     mask_THW: 0..1; the frames of a clip are added up. An all-black mask gives the centred window.
     """
-    weights_HW = np.rint(mask_THW.astype(np.float64) * MASK_LEVELS).astype(np.int64).sum(0)
-    height, width = weights_HW.shape
+    height, width = mask_THW.shape[1:]
+    weights_HW = np.zeros((height, width), np.int64)
+    for mask_HW in mask_THW:  # one after the other: the frames of a clip take gigabytes
+        weights_HW += np.rint(mask_HW * np.float64(MASK_LEVELS)).astype(np.int64)
     total = np.zeros((height + 1, width + 1), np.int64)
     weights_HW.cumsum(0, out=total[1:, 1:])
     total.cumsum(1, out=total)

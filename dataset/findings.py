@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal[
-    "same name", "unreadable picture", "frame sizes", "several masks", "unreadable mask", "partly transparent", "frame count",
+    "same name", "unreadable name", "unreadable picture", "frame sizes", "several masks", "unreadable mask", "partly transparent",
+    "frame count",
     "missing mask", "orientation", "size", "unreadable caption", "learned everywhere", "skipped",
     "inverted", "all black", "all white", "over half", "other proportions", "passed over", "unused mask", "set aside", "link",
     "not in a clip", "animated", "no repeats", "unused caption", "unmatched entries", "caption conflict", "empty caption",
@@ -17,6 +18,7 @@ SHOWN_ERRORS = 10
 # In the order in which they are told: heading and remedy.
 WORDS: dict[Kind, tuple[str, str]] = {
     "same name": ("names that several files share, so that masks and captions cannot be told apart", "rename one of them"),
+    "unreadable name": ("names that are no Unicode text", "rename these files"),
     "unreadable picture": ("pictures that cannot be read", "save them again or remove them"),
     "frame sizes": ("clips whose frames differ in size", "save all frames of a clip at one size"),
     "unreadable mask": ("masks that cannot be read", "save them again or remove them"),

@@ -77,14 +77,19 @@ def read_metadata(texts: Sequence[tuple[Found, str]], pictures: Mapping[str, str
 
 
 def longest_ending(path: str, pictures: Mapping[str, str], base: str = "") -> tuple[str, int] | None:
-    """The picture that a foreign path means, and how many parts of the path agree; None if no ending of it is a picture."""
+    """The picture that a foreign path means, and how many parts of its relative path are certain; None if no ending is a picture.
+
+    base: the folder of the file that has the path. A path of several parts may also start at the top; a bare name means a picture
+    beside its file and never one of the same name elsewhere.
+    """
     parts = [part for part in same_name(path).replace("\\", "/").split("/") if part not in ("", ".")]
+    depth = len(base.split("/")) if base else 0
     for start in range(len(parts)):
-        ending = "/".join(parts[start:])
-        for candidate in (f"{same_name(base)}/{ending}", ending) if base else (ending,):
+        ending, length = "/".join(parts[start:]), len(parts) - start
+        for candidate, certain in ((f"{same_name(base)}/{ending}", depth + length), (ending, length)) if base else ((ending, length),):
             name = pictures.get(candidate)
-            if name is not None:
-                return name, len(parts) - start
+            if name is not None and (candidate != ending or not base or length > 1):
+                return name, certain
     return None
 
 

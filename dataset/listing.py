@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 PICTURE_TYPES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 CAPTION_TYPES = frozenset({".txt", ".caption", ".json", ".jsonl"})
@@ -50,36 +50,42 @@ def list_files(top: Path, types: frozenset[str], *, inside: Path | None = None, 
         folder, prefix, level = pending.pop()
         for entry in _entries(folder):
             relative = prefix + entry.name
-            if entry.name.startswith("."):  # macOS leaves "._name.png" beside files on foreign disks
-                continue
-            if os.path.splitext(entry.name)[1].lower() in types and _is_file(entry):
-                reason = _leads_away(entry.path, allowed) if entry.is_symlink() else ""
-                if reason:
-                    refused.append((relative, reason))
-                    continue
+            kind = _kind(entry, types)
+            away = _leads_away(entry.path, allowed) if kind in ("file", "folder") else ""
+            if kind == "file" and not away:
                 facts = entry.stat()
                 files.append(Found(entry.path, relative, facts.st_mtime_ns, facts.st_size))
-            elif entry.is_symlink() and not _is_folder(entry):
-                if os.path.splitext(entry.name)[1].lower() in types:
-                    refused.append((relative, "leads nowhere"))
-            elif _is_folder(entry) and entry.name not in FOREIGN_FOLDERS:
-                if apart(relative):
-                    reason = _leads_away(entry.path, allowed)
-                    if reason:
-                        refused.append((relative, reason))
-                    else:
-                        aside.append(relative)
-                elif os.path.realpath(entry.path) != entry.path:
-                    # Also for junctions, which Windows does not call links; following them could run in circles.
-                    refused.append((relative, _leads_away(entry.path, allowed) or "links to a folder; name that folder itself"))
-                elif depth is None or level < depth:
+            elif kind == "folder" and apart(relative) and not away:
+                aside.append(relative)
+            elif kind == "folder" and not apart(relative) and os.path.realpath(entry.path) == entry.path:
+                if depth is None or level < depth:
                     pending.append((entry.path, f"{relative}/", level + 1))
+            elif kind != "other":
+                # Links to folders, also junctions, which Windows does not call links, could run in circles.
+                refused.append((relative, "leads nowhere" if kind == "lost" else away or "links to a folder; name that folder itself"))
     return Listing(tuple(files), tuple(aside), tuple(refused))
+
+
+def _kind(entry: os.DirEntry[str], types: frozenset[str]) -> Literal["file", "folder", "lost", "other"]:
+    """A file of one of the types, a folder to look into, a link of such a name that leads nowhere, or nothing of interest."""
+    if entry.name.startswith("."):  # macOS leaves "._name.png" beside files on foreign disks
+        return "other"
+    wanted = os.path.splitext(entry.name)[1].lower() in types
+    if wanted and _is_file(entry):
+        return "file"
+    if _is_folder(entry):
+        return "other" if entry.name in FOREIGN_FOLDERS else "folder"
+    return "lost" if wanted and entry.is_symlink() else "other"
 
 
 def same_name(relative: str) -> str:
     """The path as it is compared: macOS writes letters with accents as two characters, others as one."""
     return unicodedata.normalize("NFC", relative)
+
+
+def printable(name: str) -> str:
+    """The name with what is no Unicode text, as another system's encoding leaves it, spelled out."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def without_ending(relative: str) -> str:

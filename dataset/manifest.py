@@ -2,23 +2,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import uuid
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from .cache import KINDS, ExampleCache, ExampleRef, StoredExamples, TrainingSet
-from .refs import RefTable
+from .cache import ExampleCache, StoredExamples, TrainingSet
+from .refs import ExampleRef, RefTable
 from .store import PARTIAL, replace
+
+logger = logging.getLogger(__name__)
 
 SETS = "sets"
 ENDING = ".json"
+LOSS = ".lost"  # beside a set's file: a stamp that changes when files of the set were found damaged or gone
 LAST = "last encoded"  # the set that was encoded last without a name, so that pruning does not take its files
 MANIFEST_VERSION = 1
 HEAD = '{"crc32": "%08x", '
-SHOWN = 5
 
 
 def set_file(folder: Path, name: str) -> Path:
@@ -41,20 +45,31 @@ def list_sets(folder: Path) -> list[str]:
 
 
 def save_set(cache: ExampleCache, refs: Sequence[ExampleRef], text_padding: str, report: str, name: str) -> Path:
-    """Writes the set whole or not at all; another set of this name is replaced."""
+    """Writes the set whole or not at all; another set of this name is replaced.
+
+    Raises ValueError, and writes nothing, if files that the set needs are gone.
+    """
     file = set_file(cache.folder, name)
     table = refs if isinstance(refs, RefTable) else RefTable(refs)
+    if lost := cache.lost(table):
+        raise ValueError(f"training set {name!r} cannot be saved, because something removed its files from {cache.folder}: "
+                         f"{lost.describe(table)}; run again")
     contents = {"manifest_version": MANIFEST_VERSION, "text_padding": text_padding, "report": report, **table.to_columns()}
     # The checksum is the first of the file's values and covers all that follows it.
     rest = json.dumps(contents, separators=(",", ":"))[1:].encode()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
-    try:
-        partial.write_bytes((HEAD % zlib.crc32(rest)).encode() + rest)
-        replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(file, (HEAD % zlib.crc32(rest)).encode() + rest)
     return file
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Another process sees the old file or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = file.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        partial_file.write_bytes(data)
+        replace(partial_file, file)
+    finally:
+        partial_file.unlink(missing_ok=True)
 
 
 def open_set(folder: Path, name: str) -> TrainingSet:
@@ -62,12 +77,35 @@ def open_set(folder: Path, name: str) -> TrainingSet:
 
     Raises ValueError if there is no such set, if its file is damaged, or if files are missing, with how many and which.
     """
-    cache = ExampleCache(folder)
     text_padding, report, refs = read_set(set_file(folder, name))
-    missing = {kind: cache.store(kind).missing(refs.keys(kind)) for kind in KINDS}
-    if any(missing.values()):
-        raise ValueError(_missing_message(name, refs, missing))
-    return TrainingSet(StoredExamples(cache, refs, text_padding), text_padding, report)
+    examples = stored_examples(ExampleCache(folder), refs, text_padding, name)
+    try:
+        examples.check_files()
+    except ValueError as error:
+        raise ValueError(f"training set {name!r}: {error}") from error
+    return TrainingSet(examples, text_padding, report)
+
+
+def stored_examples(cache: ExampleCache, refs: RefTable, text_padding: str, name: str) -> StoredExamples:
+    """The examples of the set `name`; if files are found damaged or gone, its `loss_stamp` changes."""
+    return StoredExamples(cache, refs, text_padding, partial(note_loss, cache.folder, name))
+
+
+def note_loss(folder: Path, name: str) -> None:
+    """Changes the set's `loss_stamp`. The error that tells of the loss is on its way, so failing to write is only logged."""
+    try:
+        write_whole(set_file(folder, name).with_suffix(LOSS), uuid.uuid4().hex.encode())
+    except OSError as error:
+        logger.warning("Masked LoRA: the loss of files of training set %r could not be noted (%s)", name, error)
+
+
+def loss_stamp(folder: Path, name: str | None) -> str:
+    """Another value after each loss that was noted of the set, empty before the first. None: of any set.
+
+    It stays when the set was encoded again, so that the host goes on serving that from its own cache.
+    """
+    files = sorted((folder / SETS).glob(f"*{LOSS}")) if name is None else [set_file(folder, name).with_suffix(LOSS)]
+    return " ".join(file.read_text("ascii", "replace") for file in files if file.is_file())
 
 
 def read_set(file: Path) -> tuple[str, str, RefTable]:
@@ -96,11 +134,3 @@ def set_fingerprint(folder: Path, name: str) -> str:
         return ""
     facts = os.stat(file)
     return f"{facts.st_mtime_ns} {facts.st_size} {facts.st_ino}"
-
-
-def _missing_message(name: str, refs: RefTable, missing: dict[str, set[str]]) -> str:
-    lost = [ref.name for ref in refs if ref.latent_key in missing["latents"] or ref.mask_key in missing["masks"]
-            or ref.text_key in missing["texts"]]
-    shown = ", ".join(lost[:SHOWN]) + (f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else "")
-    kinds = ", ".join(f"{len(keys)} {kind}" for kind, keys in missing.items() if keys)
-    return f"training set {name!r}: {len(lost)} of {len(refs)} examples have lost files ({kinds}): {shown}; run Encode Training Set again"

@@ -26,7 +26,6 @@ from .pillow_rules import RULES
 Whole = npt.NDArray[np.uint8 | np.uint16]
 Floats = npt.NDArray[np.float32]
 
-PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 MOST_PIXELS = 178_956_970  # where Pillow itself refuses a picture, unless a custom node has switched that off
 SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 # What each of Pillow's modes is read as; palettes with transparency become RGBA.
@@ -95,6 +94,14 @@ def picture_size(path: Path) -> PictureHeader:
             size, orientation = picture.size, _turn(picture.getexif())
         width, height = size if orientation < 5 else size[::-1]
         return PictureHeader(width, height, picture.has_transparency_data, _frame_count(picture))
+
+
+def tiff_data_end(path: Path) -> int:
+    """Where the last strip or tile of a TIFF's first page ends, as its tags say; 0 if they do not."""
+    with _naming(path), _opened(path) as (picture, _):
+        tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
+        places = [(tags.get(offsets, ()), tags.get(counts, ())) for offsets, counts in ((273, 279), (324, 325))]
+        return max((offset + count for offsets, counts in places for offset, count in zip(offsets, counts, strict=False)), default=0)
 
 
 def unit(values: npt.NDArray[Any]) -> Floats:

@@ -69,7 +69,10 @@ def check_picture(path: Path) -> pixels.PictureHeader:
 
 
 def seems_cut_off(path: Path) -> bool:
-    """Whether a PNG, JPEG or WebP file lacks its end. It may still be whole, with other data appended, so decode it to be sure."""
+    """Whether a file lacks its end. It may still be whole, with other data appended, so decode it to be sure.
+
+    PNG and JPEG have an end mark; WebP, BMP and AVIF tell their length; a TIFF tells where its strips or tiles lie.
+    """
     with path.open("rb") as file:
         head = file.read(12)
         size = file.seek(0, 2)
@@ -79,7 +82,28 @@ def seems_cut_off(path: Path) -> bool:
         return b"IEND" not in tail
     if head.startswith(b"\xff\xd8"):
         return b"\xff\xd9" not in tail
-    return head[:4] == b"RIFF" and int.from_bytes(head[4:8], "little") + 8 > size
+    if head[4:8] == b"ftyp":
+        return _boxes_end(path) > size
+    if head[:4] in (b"II*\0", b"MM\0*"):
+        return pixels.tiff_data_end(path) > size
+    told = int.from_bytes(head[2:6], "little") if head[:2] == b"BM" else 8 + int.from_bytes(head[4:8], "little")
+    return head[:2] in (b"BM", b"RI") and told > size
+
+
+def _boxes_end(path: Path) -> int:
+    """Where the last top-level box of an ISO media file (AVIF) says that it ends; ISO/IEC 14496-12 section 4.2."""
+    with path.open("rb") as file:
+        size, end = file.seek(0, 2), 0
+        while end + 8 <= size:
+            file.seek(end)
+            length = int.from_bytes(file.read(4), "big")
+            if length == 1:  # a 64-bit length follows the type
+                file.seek(end + 8)
+                length = int.from_bytes(file.read(8), "big")
+            if length < 8:  # 0: to the end of the file
+                return size
+            end += length
+    return end
 
 
 def mask_findings(name: str, facts: MaskFacts) -> list[Finding]:

@@ -5,13 +5,29 @@ import base64
 import binascii
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, overload
-
-from .cache import ExampleRef
 
 KEY_BYTES = 32
 NO_KEY = bytes(KEY_BYTES)
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleRef:
+    """A CachedExample without its tensors: their keys and shapes. text_tokens: length of its embeddings. No mask: both None."""
+
+    name: str
+    caption: str
+    latent_key: str
+    text_key: str
+    mask_key: str | None
+    latent_shape: tuple[int, ...]
+    text_tokens: int
+    mask_shape: tuple[int, ...] | None = None
+    repeats: int = 1
+    weight: float = 1.0
+    regularisation: bool = False
 
 
 class Distinct(Generic[T]):
@@ -91,7 +107,8 @@ class RefTable(Sequence[ExampleRef]):
         caption, text_key, tokens = self.texts[i]
         latent_shape, mask_shape = self.shapes[i]
         latent_key = self.latents[i]
-        assert latent_key is not None
+        if latent_key is None:
+            raise ValueError(f"{self.names[i]} has no latent; run Encode Training Set again")
         return ExampleRef(self.names[i], caption, latent_key, text_key, self.masks[i], latent_shape, tokens, mask_shape, *self.parts[i])
 
     def keys(self, kind: str) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,23 +16,23 @@ from .findings import SHOWN, Finding, error_text
 from .folder_report import folder_report
 from .item import DataSet, ImageFiles, Item
 from .layouts import folder_repeats
-from .listing import CAPTION_TYPES, PICTURE_TYPES, Found, Listing, list_files, same_name, without_ending
+from .listing import CAPTION_TYPES, PICTURE_TYPES, Found, Listing, list_files, printable, same_name, without_ending
 from .spec import FolderSpec
 
 __all__ = ["FolderSpec", "combine_data_sets", "folder_fingerprint", "scan_folder"]
 logger = logging.getLogger(__name__)
 
 
-def scan_folder(spec: FolderSpec) -> DataSet:
+def scan_folder(spec: FolderSpec, watch: Callable[[int, int], None] = lambda done, total: None) -> DataSet:
     """Pairs the pictures of a folder with masks and captions and looks at every pair; nothing is encoded.
+
+    watch: called with how many of how many pairs were looked at; may raise to stop.
 
     Raises ValueError that lists all that is wrong, each kind with its files, reasons and remedy. Long lists are cut in the report
     and in the error, and whole in the log.
     """
     files = _collect(spec)
-    workers = min(4, max(2, os.cpu_count() or 2))  # Pillow and NumPy let other threads run while they decode and count
-    with ThreadPoolExecutor(workers) as pool:
-        checked = list(pool.map(lambda candidate: check(candidate, spec), files.candidates))
+    checked = _check_all(files.candidates, spec, watch)
     captions, findings = find_captions(_caption_paths(files.candidates), files.captions, spec.captions, spec.caption_field)
     findings = [*files.findings, *(finding for one in checked for finding in one.findings), *findings]
     _raise_errors(spec, findings)
@@ -43,11 +43,25 @@ def scan_folder(spec: FolderSpec) -> DataSet:
     return DataSet(items, folder_report(spec, items, kept, captions, findings, shown=SHOWN))
 
 
+def _check_all(candidates: Sequence[pairing.Candidate], spec: FolderSpec, watch: Callable[[int, int], None]) -> list[Checked]:
+    # Pillow and NumPy let other threads run while they decode and count.
+    pool = ThreadPoolExecutor(min(4, max(2, os.cpu_count() or 2)))
+    try:
+        checked: list[Checked] = []
+        for one in pool.map(lambda candidate: check(candidate, spec), candidates):
+            checked.append(one)
+            watch(len(checked), len(candidates))
+        return checked
+    finally:
+        pool.shutdown(cancel_futures=True)  # who stops does not wait for the rest
+
+
 def folder_fingerprint(spec: FolderSpec) -> str:
     """Changes whenever a file of the set is added, removed, renamed or written: names, times and sizes. No file is opened."""
     digest = hashlib.sha256()
     depth = None if spec.recursive else 2 + spec.mask_place.count("/")  # as deep as masks/<clip>/<frame>
-    listings = [list_files(spec.folder, PICTURE_TYPES | CAPTION_TYPES, depth=depth)]
+    listings = [list_files(spec.folder, PICTURE_TYPES | CAPTION_TYPES, depth=depth, apart=spec.is_mask_folder)]
+    listings += [list_files(spec.top / aside, PICTURE_TYPES, inside=spec.top) for aside in listings[0].set_aside]
     if spec.mask_root is not None:
         listings.append(list_files(spec.mask_root, PICTURE_TYPES))
     for listing in listings:
@@ -103,6 +117,7 @@ def _collect(spec: FolderSpec) -> _Collected:
     if not candidates:
         raise ValueError(_empty_text(spec, listing.refused))
     findings = [Finding("same name", name, files, error=True) for name, files in shared]
+    findings += [Finding("unreadable name", printable(one.name), "", error=True) for one in candidates if printable(one.name) != one.name]
     findings += [Finding("not in a clip", name, "") for name in loose]
     findings += [Finding("link", name, reason) for name, reason in refused]
     findings += [Finding("set aside", name, "") for name in listing.set_aside if not _holds_masks(spec, name)]

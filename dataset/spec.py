@@ -103,6 +103,9 @@ class FolderSpec:
                                  "apart; put the masks into a folder of their own")
         elif self.mask_place and (".." in self.mask_place.split("/") or not (top / self.mask_place).resolve().is_relative_to(top)):
             raise ValueError(f"mask folder {self.mask_folder!r} leads out of {self.folder}; name a folder inside of it")
+        elif self.mask_place and top.is_relative_to((top / self.mask_place).resolve()):
+            raise ValueError(f"mask folder {self.mask_folder!r} is a link to the picture folder itself, so every picture would be its own "
+                             "mask; put the masks into a folder of their own")
         elif not self.mask_place and self.mask_source == "folder":
             raise ValueError("mask_source is 'folder' but mask_folder is empty; name the folder that holds the masks, such as 'masks'")
 

@@ -75,9 +75,17 @@ class TensorStore:
         finally:
             partial.unlink(missing_ok=True)
 
-    def touch(self, key: str) -> None:
-        """Marks the file as used now, so that pruning leaves it to a run that has not saved its set yet."""
-        os.utime(self.file(key))
+    def use(self, key: str) -> dict[str, Tensor] | None:
+        """`get`, of a file that is first marked as used now, so that pruning leaves it to a run that has not saved its set yet."""
+        return self.get(key) if self.touch(key) else None
+
+    def touch(self, key: str) -> bool:
+        """Marks the file as used now; false if there is none."""
+        try:
+            os.utime(self.file(key))
+        except FileNotFoundError:
+            return False
+        return True
 
     def files(self) -> Iterator[os.DirEntry[str]]:
         """Everything that lies in the shards, one folder at a time."""

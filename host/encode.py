@@ -5,31 +5,32 @@ Shapes: T frames, H height, W width, C channels.
 """
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import comfy.sd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..dataset.ahead import ReadAhead, WriteBehind
-from ..dataset.cache import LATENT, MASK, ExampleCache, ExampleRef, StoredExamples, TrainingSet, pack_mask
+from ..dataset.cache import LATENT, MASK, ExampleCache, TrainingSet, pack_mask
 from ..dataset.item import DataSet, Item
-from ..dataset.keys import Cut, Sources, content_key, hash_tensor, latent_key, mask_key, text_key
+from ..dataset.keys import Cut, Sources, latent_key, mask_key, text_key
 from ..dataset.load import load_item, load_mask
-from ..dataset.manifest import LAST, save_set, set_file
+from ..dataset.manifest import LAST, save_set, set_file, stored_examples
 from ..dataset.pixels import picture_size
-from ..dataset.refs import RefTable
+from ..dataset.refs import ExampleRef, RefTable
+from ..dataset.running import Running
 from ..dataset.store import TensorStore
 from .cuts import cut_lines, cut_to, cuts_of, extent
+from .fingerprints import clip_fingerprint, embeddings_of, vae_fingerprint
 from .progress import Progress
-from .text import encode_text, tokenizer_options
+from .text import encode_text
 from .text_padding import TextPadding
 
 logger = logging.getLogger(__name__)
@@ -41,27 +42,29 @@ SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One item after its files were hashed. Shapes are those found in the cache; image and mask are what it lacks."""
+    """One item after its files were hashed. latent and mask are shapes where the cache has them; else the picture to encode,
+    (T, H, W, C), and the packed mask to store. No mask: key and mask are None.
+    """
 
     item: Item
     latent_key: str
     mask_key: str | None
-    latent_shape: tuple[int, ...] | None
-    mask_shape: tuple[int, ...] | None
-    image_THWC: Tensor | None
-    packed_mask: Tensor | None
+    latent: tuple[int, ...] | Tensor
+    mask: tuple[int, ...] | Tensor | None
 
 
 @dataclass(slots=True)
 class Meter:
-    """The node's progress bar, with a line of text now and then."""
+    """The node's progress bar, with a line of text now and then; `beat` tells others that the run is alive."""
 
     progress: Progress
     total: int
+    beat: Callable[[], None]
     done: int = 0
     told: float = 0.0
 
     def step(self, count: int = 1) -> None:
+        self.beat()
         self.done += count
         now = time.monotonic()
         text = f"encoding {self.done}/{self.total}" if now - self.told >= SECONDS_BETWEEN_TEXTS else ""
@@ -93,34 +96,31 @@ class Preparation:
     def prepare(self, item: Item) -> Prepared:
         cut = self.cuts[extent(item)]
         latent, mask = latent_key(item, cut, self.vae, self.sources), mask_key(item, cut, self.sources)
-        latent_shape = self.known(self.cache.latents, latent, LATENT)
-        mask_shape = None if mask is None else self.known(self.cache.masks, mask, MASK)
+        latent_shape = self.shape_in_cache(self.cache.latents, latent, LATENT)
+        mask_shape = None if mask is None else self.shape_in_cache(self.cache.masks, mask, MASK)
         needs_mask = mask is not None and mask_shape is None
-        if latent_shape is not None and not needs_mask:
-            return Prepared(item, latent, mask, latent_shape, mask_shape, None, None)
-        image_THWC = None
-        if latent_shape is None:
-            loaded = load_item(item)
-            image_THWC, mask_THW = cut_to(loaded.image_THWC, cut, item), loaded.mask_THW
+        if latent_shape is not None:
+            packed = pack(load_mask(item), cut, item) if needs_mask else mask_shape
+            prepared = Prepared(item, latent, mask, latent_shape, packed)
         else:
-            mask_THW = load_mask(item)
+            loaded = load_item(item)
+            packed = pack(loaded.mask_THW, cut, item) if needs_mask else mask_shape
+            prepared = Prepared(item, latent, mask, cut_to(loaded.image_THWC, cut, item), packed)
         self.sources.check_unchanged(item)
-        if not needs_mask:
-            return Prepared(item, latent, mask, latent_shape, mask_shape, image_THWC, None)
-        if mask_THW is None:
-            raise ValueError("a mask was expected and none was loaded")
-        packed = pack_mask(cut_to(mask_THW[..., None], cut, item)[..., 0])
-        return Prepared(item, latent, mask, latent_shape, tuple(packed.shape), image_THWC, packed)
+        return prepared
 
-    def known(self, store: TensorStore, key: str, name: str) -> tuple[int, ...] | None:
-        """Shape of what the cache has under the key, read and checked; None if it has to be made."""
+    def shape_in_cache(self, store: TensorStore, key: str, name: str) -> tuple[int, ...] | None:
+        """Shape of what the cache has under the key, read and checked, and from now on in use; None if it has to be made."""
         if key in self.shapes:
             return self.shapes[key]
-        tensors = store.get(key)
-        if tensors is None:
-            return None
-        store.touch(key)
-        return tuple(tensors[name].shape)
+        tensors = store.use(key)
+        return None if tensors is None else tuple(tensors[name].shape)
+
+
+def pack(mask_THW: Tensor | None, cut: Cut, item: Item) -> Tensor:
+    if mask_THW is None:
+        raise ValueError("a mask was expected and none was loaded")
+    return pack_mask(cut_to(mask_THW[..., None], cut, item)[..., 0])
 
 
 @dataclass(slots=True)
@@ -145,64 +145,97 @@ def encode_data_set(data_set: DataSet, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, p
     The set is saved under `name`, or as the last encoded one. Raises ValueError, before anything is encoded, for a bad name, a
     picture smaller than a latent cell, and a clip for a VAE of pictures.
     """
-    set_file(cache_folder, name or LAST)
-    if not data_set.items:
+    items, name = data_set.items, name or LAST
+    set_file(cache_folder, name)
+    if not items:
         raise ValueError("the data set is empty; give it at least one picture")
-    cuts = cuts_of(data_set.items, vae)
-    cache, counts, refs = ExampleCache(cache_folder), Counts(), RefTable()
-    prepare = Preparation(cache, vae_fingerprint(vae), cuts)
-    captions = dict.fromkeys(item.caption for item in data_set.items)
-    meter = Meter(progress, len(data_set.items) + len(captions))
+    cuts, cache = cuts_of(items, vae), ExampleCache(cache_folder)
+    with Running(cache_folder) as running:
+        meter = Meter(progress, work_of(items), running.beat)
+        encoders = Encoders(vae, vae_fingerprint(vae, meter.look), clip, clip_fingerprint(clip, meter.look), padding)
+        refs, counts = encode_items(items, encoders, Preparation(cache, encoders.vae_key, cuts), meter)
+        if lost := cache.lost(refs):
+            logger.warning("Masked LoRA: something removed files from %s meanwhile: %s; they are made again", cache_folder,
+                           lost.describe(refs))
+            again = [item for item, ref in zip(items, refs, strict=True) if lost.of(ref)]
+            meter.total += work_of(again)
+            encode_items(again, encoders, Preparation(cache, encoders.vae_key, cuts), meter)
+        report = "\n".join([*counts.lines(), *cut_lines(items, cuts), *group_lines(refs), f"text padding: {padding.describe()}"])
+        logger.info("Masked LoRA: %s", report)
+        save_set(cache, refs, padding.to_json(), report, name)
+    return TrainingSet(stored_examples(cache, refs, padding.to_json(), name), padding.to_json(), report)
+
+
+def work_of(items: Sequence[Item]) -> int:
+    """Steps of progress: items and different captions."""
+    return len(items) + len({item.caption for item in items})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoders:
+    """What encodes, with what identifies it in cache keys."""
+
+    vae: comfy.sd.VAE
+    vae_key: str
+    clip: comfy.sd.CLIP
+    clip_key: str
+    padding: TextPadding
+
+
+def encode_items(items: Sequence[Item], encoders: Encoders, prepare: Preparation, meter: Meter) -> tuple[RefTable, Counts]:
+    """Puts what it lacks of the items into the cache."""
+    counts, refs = Counts(), RefTable()
     # On a CPU the VAE needs the cores: one thread loads faster than it encodes.
-    threads = 1 if vae.device.type == "cpu" else 2
-    depth = CLIPS_AHEAD if any(item.frames > 1 for item in data_set.items) else PICTURES_AHEAD
-    with WriteBehind(WRITES_BEHIND) as write, ReadAhead(prepare, data_set.items, threads=threads, depth=depth) as pictures:
-        texts = encode_captions(captions, clip, padding, cache, write, meter, counts)
+    threads = 1 if encoders.vae.device.type == "cpu" else 2
+    depth = CLIPS_AHEAD if any(item.frames > 1 for item in items) else PICTURES_AHEAD
+    with WriteBehind(WRITES_BEHIND) as write, ReadAhead(prepare, items, threads=threads, depth=depth) as pictures:
+        texts = encode_captions(dict.fromkeys(item.caption for item in items), encoders, prepare.cache, write, meter, counts)
         for prepared in pictures.results(meter.look):
-            refs.append(finish(prepared, vae, prepare, texts, write, counts))
+            refs.append(finish(prepared, encoders.vae, prepare, texts, write, counts))
             del prepared  # or its pixels would stay while the next picture is awaited
             meter.step()
-    report = "\n".join([*counts.lines(), *cut_lines(data_set.items, cuts), *group_lines(refs), f"text padding: {padding.describe()}"])
-    logger.info("Masked LoRA: %s", report)
-    save_set(cache, refs, padding.to_json(), report, name or LAST)
-    return TrainingSet(StoredExamples(cache, refs, padding.to_json()), padding.to_json(), report)
+    return refs, counts
 
 
 def finish(prepared: Prepared, vae: comfy.sd.VAE, prepare: Preparation, texts: dict[str, tuple[str, int]], write: WriteBehind,
            counts: Counts) -> ExampleRef:
     """Encodes what the cache lacks of one item and hands it to the writing thread."""
-    item, latent_shape = prepared.item, prepared.latent_shape or prepare.shapes.get(prepared.latent_key)
-    counts.pictures[latent_shape is not None] += 1
-    if latent_shape is None:
-        assert prepared.image_THWC is not None
-        latent = encode_picture(prepared.image_THWC, vae, item.name)
-        prepare.shapes[prepared.latent_key] = latent_shape = tuple(latent.shape)
-        write(partial(put, prepare.cache.latents, prepared.latent_key, {LATENT: latent}, item.name))
-    if prepared.mask_key is not None:
-        new = prepared.packed_mask is not None and prepared.mask_key not in prepare.shapes
-        counts.masks[not new] += 1
+    item, latent, mask, shapes = prepared.item, prepared.latent, prepared.mask, prepare.shapes
+    if isinstance(latent, Tensor):
+        # An equal picture may have been encoded since this one was loaded.
+        new = prepared.latent_key not in shapes
         if new:
-            assert prepared.mask_shape is not None
-            prepare.shapes[prepared.mask_key] = prepared.mask_shape
-            write(partial(put, prepare.cache.masks, prepared.mask_key, {MASK: prepared.packed_mask}, item.name))
+            encoded = encode_picture(latent, vae, item.name)
+            shapes[prepared.latent_key] = tuple(encoded.shape)
+            write(partial(put, prepare.cache.latents, prepared.latent_key, {LATENT: encoded}, item.name))
+        latent = shapes[prepared.latent_key]
+        counts.pictures[not new] += 1
+    else:
+        counts.pictures[1] += 1
+    if prepared.mask_key is not None:
+        new = isinstance(mask, Tensor) and prepared.mask_key not in shapes
+        counts.masks[not new] += 1
+        if isinstance(mask, Tensor):
+            if new:
+                shapes[prepared.mask_key] = tuple(mask.shape)
+                write(partial(put, prepare.cache.masks, prepared.mask_key, {MASK: mask}, item.name))
+            mask = tuple(mask.shape)
     key, tokens = texts[item.caption]
-    return ExampleRef(item.name, item.caption, prepared.latent_key, key, prepared.mask_key, latent_shape, tokens, prepared.mask_shape,
-                      item.repeats, item.weight, item.regularisation)
+    return ExampleRef(item.name, item.caption, prepared.latent_key, key, prepared.mask_key, latent, tokens, mask, item.repeats, item.weight,
+                      item.regularisation)
 
 
-def encode_captions(captions: Sequence[str] | dict[str, None], clip: comfy.sd.CLIP, padding: TextPadding, cache: ExampleCache,
-                    write: WriteBehind, meter: Meter, counts: Counts) -> dict[str, tuple[str, int]]:
+def encode_captions(captions: Iterable[str], encoders: Encoders, cache: ExampleCache, write: WriteBehind, meter: Meter,
+                    counts: Counts) -> dict[str, tuple[str, int]]:
     """Each caption's key and number of tokens; every caption is encoded once, however many pictures it has."""
-    encoder, texts = clip_fingerprint(clip), {}
+    clip, padding, texts = encoders.clip, encoders.padding, {}
     for caption in captions:
-        key = text_key(caption, encoder + embeddings_of(caption, clip, padding), padding.to_json())
-        cond = cache.texts.get(key)
+        key = text_key(caption, encoders.clip_key + embeddings_of(caption, clip, padding), padding.to_json())
+        cond = cache.texts.use(key)
         counts.captions[cond is not None] += 1
         if cond is None:
             cond = encode_caption(clip, caption, padding)
             write(partial(put, cache.texts, key, cond, repr(caption)))
-        else:
-            cache.texts.touch(key)
         texts[caption] = (key, cond["cross_attn"].shape[1])
         meter.step()
     return texts
@@ -245,37 +278,3 @@ def group_lines(refs: Sequence[ExampleRef]) -> list[str]:
     if len(groups) > SHOWN:
         lines.append(f"  and {len(groups) - SHOWN} more kinds")
     return lines
-
-
-def embeddings_of(caption: str, clip: comfy.sd.CLIP, padding: TextPadding) -> str:
-    """What a caption that names textual inversions (embedding:x) reads from their files, as a hash; else nothing."""
-    if "embedding:" not in caption:
-        return ""
-    tokens = clip.tokenize(caption, **tokenizer_options(padding))
-    parts = [hash_tensor(token[0]) if isinstance(token[0], Tensor) else repr(token[0])
-             for rows in tokens.values() for row in rows for token in row]
-    return content_key(*parts)
-
-
-def vae_fingerprint(vae: comfy.sd.VAE) -> str:
-    """What decides a picture's latent: the weights, the kind of network, and the precision that it runs in."""
-    kind = type(vae.first_stage_model)
-    return f"{kind.__module__}.{kind.__qualname__} {weights_fingerprint(vae.first_stage_model)} {vae.vae_dtype}"
-
-
-def clip_fingerprint(clip: comfy.sd.CLIP) -> str:
-    """What decides the embeddings of a text: weights, patches, and the kind of encoder and tokenizer, which pads."""
-    kinds = [f"{type(part).__module__}.{type(part).__qualname__}" for part in (clip.cond_stage_model, clip.tokenizer)]
-    patches = str(clip.patcher.patches_uuid) if clip.patcher.patches else ""
-    options = repr(sorted(clip.tokenizer_options.items()))
-    return " ".join([weights_fingerprint(clip.cond_stage_model), *kinds, str(clip.layer_idx), options, patches])
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """A hash that tells weights apart without reading gigabytes: names, shapes, types and 16 values of every tensor."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        flat = tensor.detach().reshape(-1)
-        values = flat[:: max(1, flat.numel() // 16)][:16].float().cpu()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + values.numpy().tobytes())
-    return digest.hexdigest()[:32]

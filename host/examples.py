@@ -46,7 +46,8 @@ class Examples(Sequence[Example]):
         if index in self._examples:
             return self._examples[index]
         example = make_example(self.patcher, self.training_set.examples[index], self.recipe, self._weights.get(index))
-        if self._takes(example.latent_CHW):
+        texts = (value for cond in example.cond.values() for value in (cond.cond if isinstance(cond, CONDList) else [cond.cond]))
+        if self._takes(example.latent_CHW, *(value for value in texts if isinstance(value, Tensor))):
             self._examples[index] = example
         return example
 
@@ -62,9 +63,10 @@ class Examples(Sequence[Example]):
     def epoch(self) -> Epoch:
         return Epoch.of([e.repeats for e in self.outline], [e.regularisation for e in self.outline])
 
-    def _takes(self, tensor: Tensor) -> bool:
-        fits = tensor.nbytes <= self.room
-        self.room -= tensor.nbytes if fits else 0
+    def _takes(self, *tensors: Tensor) -> bool:
+        size = sum(tensor.nbytes for tensor in tensors)
+        fits = size <= self.room
+        self.room -= size if fits else 0
         return fits
 
 

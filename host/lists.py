@@ -123,13 +123,16 @@ def replace_masks(data_set: DataSet, masks: Sequence[Tensor], names: Sequence[st
         if item.name in chosen else item for item in data_set.items)
     changed = [item for item in items if item.name in chosen]
     kept = len(items) - len(changed)
-    text = f"masks from the graph for {len(changed)} of {len(items)} items" + (f"; {kept} keep what they had" if kept else "")
+    alone = "; one mask serves all of them" if len(entries) == 1 < len(changed) else ""
+    text = f"now masks from the graph for {len(changed)} of {len(items)} items{alone}" + (
+        f"; {kept} keep what they had" if kept else "; what is said of masks above counts no more")
     return DataSet(items, "\n".join([data_set.report, text, *mask_lines(changed)]))
 
 
 def by_name(masks: Sequence[Tensor], names: Sequence[str], data_set: DataSet) -> dict[str, Tensor]:
     if len(masks) != len(names):
         raise ValueError(f"{len(names)} names came with {len(masks)} masks; give one mask for each name")
+    names = [name.strip() for name in names]
     known = {item.name for item in data_set.items}
     unknown = [name for name in names if name not in known]
     if unknown:

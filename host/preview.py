@@ -48,7 +48,10 @@ def _source(item: Item) -> Source:
 
 
 def _mask_of(item: Item) -> Callable[[], Tensor | None]:
-    """The mask as the cache of a training set keeps it: bit for bit what training reads."""
+    """The mask as the cache of a training set keeps it: bit for bit what training reads.
+
+    The cache keeps what the VAE leaves of it, which a preview without a VAE does not know: packing treats each value alone.
+    """
     def load() -> Tensor | None:
         mask_THW = load_mask(item)
         return None if mask_THW is None else unpack_mask(pack_mask(mask_THW))

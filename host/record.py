@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from ..dataset.cache import TrainingSet
 from ..trainer.config import LossSpec, MaskUse, PriorSpec
 from .denoiser import prediction_name
-from .encode import weights_fingerprint
+from .fingerprints import weights_fingerprint
 from .lora_format import TrainingRecord
 from .text_padding import TextPadding
 

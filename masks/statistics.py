@@ -142,7 +142,7 @@ def summary(found: Sequence[MaskStatistics], recipe: str) -> list[str]:
         tenths = [0] * 10
         for numbers in masked:
             tenths[min(9, int(numbers.coverage * 10))] += 1
-        shares = ", ".join(f"{10 * index}-{10 * index + 10}%: {count}" for index, count in enumerate(tenths))
+        shares = ", ".join(f"{10 * index}-{10 * index + 10}%: {count}" for index, count in enumerate(tenths) if count)
         mean = sum(numbers.coverage for numbers in masked) / len(masked)
         lines.append(f"White (learned) on average {mean:.1%} of the pixels; masks by share {shares}")
     kinds = sorted({(remark.rank, remark.kind) for numbers in masked for remark in numbers.remarks()})

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io, ui
 
 from . import types
+from .reporting import own_first
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
 
     from ..dataset.item import DataSet
+    from ..masks.recipe import MaskRecipe as Recipe
 
 
 class Arrange(io.ComfyNode):
@@ -33,6 +35,10 @@ class Arrange(io.ComfyNode):
                     "model", optional=True,
                     tooltip="The model that will be trained: sides become multiples of its patches too. Without it patches count as 2 "
                     "latent cells."),
+                types.MaskRecipe.Input(
+                    "recipe", optional=True,
+                    tooltip="For crop mask: the recipe that training will use, so that an inverted mask crops to what is learned. White = "
+                    "learn."),
                 io.Int.Input(
                     "size", default=1024, min=16, max=8192, step=8,
                     tooltip="The area is that of a square with this side, in pixels."),
@@ -57,8 +63,8 @@ class Arrange(io.ComfyNode):
                                "smaller by up to this share of the kept width and height."),
                 io.Float.Input("shift", default=0.0, min=0.0, max=1.0, step=0.05, round=0.001, tooltip="Copies show a part that is "
                                "moved by up to this share of the free margin."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the random copies. The same seed makes the same "
-                             "copies on every machine."),
+                io.Int.Input("seed", default=0, min=0, max=2**53 - 1, control_after_generate=io.ControlAfterGenerate.fixed,
+                             tooltip="Of the random copies. The same seed makes the same copies on every machine."),
                 io.Int.Input("step", default=64, min=1, max=512, advanced=True, tooltip="Sides of buckets are multiples of it, in pixels."),
                 io.Float.Input("longest", default=2.0, min=1.0, max=16.0, step=0.1, round=0.01, advanced=True,
                                tooltip="The largest aspect ratio of a bucket, long side over short side."),
@@ -68,21 +74,24 @@ class Arrange(io.ComfyNode):
                                      "places, and the copies."),
                 io.String.Output(display_name="report", tooltip="Buckets, cut off pixels, enlarged pictures."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, data_set: DataSet, vae: VAE, size: int, shape: str, crop: str, small: str, flip: bool, variants: int, rotation: float,
-                zoom: float, shift: float, seed: int, step: int, longest: float, model: ModelPatcher | None = None) -> io.NodeOutput:
+                zoom: float, shift: float, seed: int, step: int, longest: float, model: ModelPatcher | None = None,
+                recipe: Recipe | None = None) -> io.NodeOutput:
         from dataclasses import replace
 
         from ..dataset.buckets import Arrangement, arrange
-        from ..dataset.load import load_mask
+        from ..host.crop_masks import recipe_mask
         from ..host.picture_multiple import picture_multiple
+        from ..host.progress import Progress
 
         multiple = picture_multiple(vae, model)
         arrangement = Arrangement(
             side=size, shape=shape, step=step, multiple=multiple.pixels, longest=longest, crop=crop, small=small, flip=flip,
             variants=variants, rotation=rotation, zoom=zoom, shift=shift, seed=seed)
-        arranged = arrange(data_set, arrangement, load_mask)
+        arranged = arrange(data_set, arrangement, recipe_mask(recipe), Progress(cls.hidden.unique_id).update)
         arranged = replace(arranged, report=f"{arranged.report}\n{multiple.source}")
-        return io.NodeOutput(arranged, arranged.report, ui=ui.PreviewText(arranged.report))
+        return io.NodeOutput(arranged, arranged.report, ui=ui.PreviewText(own_first(arranged.report, data_set.report)))

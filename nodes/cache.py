@@ -44,6 +44,15 @@ class EncodeTrainingSet(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, name: str | None, **others: object) -> str:
+        """Changes when files of the set were found damaged or gone: ComfyUI would serve the set from its own cache for ever."""
+        from ..dataset.manifest import LAST, loss_stamp
+        from ..host.folders import cache_folder
+
+        # None: the name comes from another node and is not known yet.
+        return loss_stamp(cache_folder(), None if name is None else name.strip() or LAST)
+
+    @classmethod
     def execute(cls, data_set: DataSet, clip: CLIP, vae: VAE, padding: Padding, name: str) -> io.NodeOutput:
         from ..host.encode import encode_data_set
         from ..host.folders import cache_folder

@@ -104,7 +104,7 @@ class RandomBlobs(io.ComfyNode):
                                tooltip="Share of white pixels; white = learn."),
                 io.Float.Input("size", default=0.2, min=0.01, max=1.0, step=0.01, round=0.001,
                                tooltip="Size of a blob as a share of the short side."),
-                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
+                io.Int.Input("seed", default=0, min=0, max=2**53 - 1, control_after_generate=io.ControlAfterGenerate.fixed,
                              tooltip="The same seed gives the same masks."),
             ],
             outputs=[io.Mask.Output(display_name="masks", tooltip="A batch. White = learn.")],

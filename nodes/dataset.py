@@ -65,12 +65,15 @@ class LoadFolder(io.ComfyNode):
                                tooltip="What becomes of colours under transparent pixels. keep: as stored. fill: they lie on the colour. "
                                "random: on a colour drawn for each picture. extend: the nearest opaque colour."),
                 io.String.Input("colour", default="#808080", advanced=True, tooltip="For hidden_colours fill, as #rrggbb."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, advanced=True, tooltip="For hidden_colours random."),
+                io.Int.Input("seed", default=0, min=0, max=2**53 - 1, control_after_generate=io.ControlAfterGenerate.fixed, advanced=True,
+                             tooltip="For hidden_colours random."),
             ],
             outputs=[
-                types.DataSet.Output(display_name="data set", tooltip="For Crop and Bucket, Combine Data Sets and Encode Training Set."),
+                types.DataSet.Output(display_name="data set", tooltip="For Crop and Bucket Pictures, Combine Data Sets and Encode Training "
+                                     "Set."),
                 io.String.Output(display_name="report", tooltip=REPORT_TOOLTIP),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -100,8 +103,9 @@ class LoadFolder(io.ComfyNode):
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         from ..dataset.scan import scan_folder
         from ..host.folder_spec import folder_spec
+        from ..host.progress import Progress
 
-        data_set = scan_folder(folder_spec(**inputs))
+        data_set = scan_folder(folder_spec(**inputs), Progress(cls.hidden.unique_id).update)
         return io.NodeOutput(data_set, data_set.report, ui=ui.PreviewText(data_set.report))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io, ui
 
 from . import types
+from .reporting import own_first
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,8 +134,9 @@ class UseMasks(io.ComfyNode):
     def execute(cls, data_set: list[DataSet], masks: list[Tensor], names: list[str] | None = None) -> io.NodeOutput:
         from ..host.lists import replace_masks, single
 
-        masked = replace_masks(single(data_set, "data_set"), masks, names)
-        return io.NodeOutput(masked, masked.report, ui=ui.PreviewText(masked.report))
+        before = single(data_set, "data_set")
+        masked = replace_masks(before, masks, names)
+        return io.NodeOutput(masked, masked.report, ui=ui.PreviewText(own_first(masked.report, before.report)))
 
 
 class DataSetToLists(io.ComfyNode):

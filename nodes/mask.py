@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ..masks.recipe import MaskRecipe as Recipe
 
 CATEGORY = "masked lora/mask"
-ORDERS = ["worst first", "as loaded"]
 
 
 class PreviewMask(io.ComfyNode):
@@ -52,7 +51,7 @@ class PreviewMask(io.ComfyNode):
                     "shown", default=30, min=1, max=90, optional=True,
                     tooltip="How many pictures are drawn at most, with their masks (white = learn). The numbers count them all."),
                 io.Combo.Input(
-                    "order", options=ORDERS, default="worst first", optional=True,
+                    "order", options=["worst first", "as loaded"], default="worst first", optional=True,
                     tooltip="worst first: all black, without contrast, inverted-looking (white = learn), under 1% white, over 50% white, "
                     "thin details lost, no mask, then the rest. as loaded: in the order of the set."),
             ],

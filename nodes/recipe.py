@@ -37,7 +37,7 @@ def _length(share: float, most_share: float, pixels: float, most_pixels: float, 
 
 
 def _seed() -> io.Input:
-    return io.Int.Input("seed", default=0, min=0, max=2**64 - 1,
+    return io.Int.Input("seed", default=0, min=0, max=2**53 - 1, control_after_generate=io.ControlAfterGenerate.fixed,
                         tooltip="The same seed and item name give the same shape; every item gets another one.")
 
 

@@ -293,3 +293,19 @@ def test_sets_that_do_not_fit_are_refused() -> None:
     clash = DataSet((item_of("a", (64, 64)), item_of("a (mirrored)", (64, 64))), "")
     with pytest.raises(ValueError, match=r"two items are named 'a \(mirrored\)'.*rename"):
         arrange(clash, Arrangement(flip=True), no_mask)
+
+
+def test_placing_tells_how_far_it_is_and_stops_at_once() -> None:
+    items = data_set([(100, 200)] * 5)
+    seen: list[tuple[int, int]] = []
+    arrange(items, Arrangement(side=64, step=16), no_mask, lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 5) for i in range(1, 6)]
+
+    class Cancelled(BaseException):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        arrange(items, Arrangement(side=64, step=16), no_mask, stop)

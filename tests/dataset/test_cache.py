@@ -69,20 +69,28 @@ def test_stored_examples_are_loaded_when_asked_for(tmp_path: Path) -> None:
 
 def test_shapes_and_masks_need_no_latents(tmp_path: Path) -> None:
     training_set = TrainingSet(stored(tmp_path), PADDING, "")
-    for file in (tmp_path / "latents").rglob("*.safetensors"):
-        file.unlink()
+    latents = list((tmp_path / "latents").rglob("*.safetensors"))
+    for file in latents:
+        file.write_bytes(b"")
     assert training_set.latent_shapes() == [(4, 2, 3), (4, 2, 4), (4, 2, 5)]
     masks = list(training_set.masks())
     assert masks[0] is None
     assert [mask.shape for mask in masks[1:]] == [(1, 16, 24)] * 2
+    latents[0].unlink()
+    with pytest.raises(ValueError, match=r"1 of 3 examples have lost files \(1 latents\): item \d; run Encode Training Set again"):
+        next(training_set.masks())  # before hours of training, and not in the middle of it
     in_memory = TrainingSet((example(),), PADDING, "")
     assert in_memory.latent_shapes() == [(16, 4, 4)]
     assert [mask.shape for mask in in_memory.masks()] == [(1, 32, 32)]
 
 
 def test_a_lost_or_damaged_file_names_the_example(tmp_path: Path) -> None:
+    noted: list[int] = []
     examples = stored(tmp_path)
+    examples.on_loss = lambda: noted.append(1)
     file = examples.cache.latents.file(examples.refs[1].latent_key)
+    assert examples[1].name == "item 1"
+    assert noted == []
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 1
     file.write_bytes(damaged)
@@ -90,7 +98,8 @@ def test_a_lost_or_damaged_file_names_the_example(tmp_path: Path) -> None:
         examples[1]
     file.unlink()
     with pytest.raises(ValueError, match=rf"item 1: .*{file.name} is gone; run Encode Training Set again"):
-        examples[1]
+        examples[1:][0]
+    assert noted == [1, 1], "told, so that the host encodes again"
 
 
 @pytest.mark.parametrize("divide", [
@@ -115,6 +124,18 @@ def test_other_masks_are_off_by_less_than_a_2048th() -> None:
         one_off = torch.zeros(1, 8, 8)
         one_off[0, 3, 3] = between
         assert pack_mask(one_off).dtype == torch.float16
+
+
+def test_a_value_comes_back_the_same_whatever_is_around_it() -> None:
+    """So that what was cut off a mask, and is kept or not, changes nothing of the rest."""
+    greys = torch.arange(256).float().div(255)
+    alike = torch.cat([greys, greys - 2**-21, greys + 2**-21]).reshape(1, 24, 32)  # across the steps of half precision too
+    other = torch.rand(1, 24, 1, generator=torch.Generator().manual_seed(0))
+    assert pack_mask(alike).dtype == torch.uint8
+    assert pack_mask(torch.cat([alike, other], -1)).dtype == torch.float16
+    both = unpack_mask(pack_mask(torch.cat([alike, other], -1)))
+    assert torch.equal(both[..., :32], unpack_mask(pack_mask(alike)))
+    assert torch.equal(both[..., 32:], unpack_mask(pack_mask(other)))
 
 
 def test_masks_outside_their_range() -> None:

@@ -106,17 +106,30 @@ def test_two_captions_for_one_picture(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", lines({"image_path": "D:\\x\\b\\1.jpg", "caption": "first"},
                                       {"image_path": "/y/a/1.jpg", "caption": "longer"}))
     write(tmp_path / "b.jsonl", lines({"image_path": "c\\1.jpg", "caption": "second"}, {"image_path": "a/1.jpg", "caption": "longer"}))
-    write(tmp_path / "a" / "a.jsonl", lines({"image_path": "1.jpg", "caption": "shorter"}))  # agrees in fewer parts: no conflict
+    write(tmp_path / "a" / "a.jsonl", lines({"image_path": "1.jpg", "caption": "beside"}))  # as sure as the others
     data_set = scan(tmp_path)
     assert captions(data_set) == {"1": "first", "a/1": "longer"}
-    assert "different captions in metadata files; the first was taken: 1 (1)" in data_set.report
+    assert "different captions in metadata files; the first was taken: 2 (a/1, 1)" in data_set.report
+
+
+def test_a_bare_name_never_means_a_picture_elsewhere(tmp_path: Path) -> None:
+    """b/1.png is gone; the picture of that name above must not get its caption."""
+    put(tmp_path, "1.png", "b/2.png")
+    write(tmp_path / "b" / "metadata.jsonl", lines({"image_path": "1.png", "caption": "of b"}, {"image_path": "2.png", "caption": "two"}))
+    data_set = scan(tmp_path, mask_source="none")
+    assert captions(data_set) == {"1": "", "b/2": "two"}
+    assert "1 of 2 entries match no picture" in data_set.report
+    write(tmp_path / "metadata.jsonl", lines({"image_path": "1.png", "caption": "of the top"}))
+    assert captions(scan(tmp_path, mask_source="none")) == {"1": "of the top", "b/2": "two"}
 
 
 def test_paths_are_matched_by_their_longest_ending() -> None:
     known = {"1.jpg": "1", "anna/1.jpg": "anna/1", "1": "1"}
     assert longest_ending("/x/anna/1.jpg", known) == ("anna/1", 2)
     assert longest_ending("/x/bob/1.jpg", known) == ("1", 1)
-    assert longest_ending("1.jpg", known, "anna") == ("anna/1", 1)
+    assert longest_ending("1.jpg", known, "anna") == ("anna/1", 2)
+    assert longest_ending("/x/anna/1.jpg", known, "bob") == ("anna/1", 2)
+    assert longest_ending("1.jpg", known, "bob") is None  # a picture that was beside the file and is gone
     assert longest_ending("..\\..\\etc\\passwd", known) is None
     assert longest_ending("", known) is None
     assert longest_ending("/", known) is None

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from pack.dataset import manifest
 from pack.dataset.cache import ExampleCache, ExampleRef, StoredExamples
 from pack.dataset.keys import content_key
-from pack.dataset.manifest import list_sets, open_set, save_set, set_file, set_fingerprint
+from pack.dataset.manifest import LAST, list_sets, loss_stamp, open_set, save_set, set_file, set_fingerprint
 from pack.dataset.refs import RefTable
 
 PADDING = '{"max_length": 512}'
@@ -67,6 +68,13 @@ def test_a_table_is_a_sequence_of_refs() -> None:
     assert list(again) == refs(7)
 
 
+def test_an_example_without_a_latent_is_told() -> None:
+    columns = RefTable([replace(refs()[0], mask_key=None)]).to_columns()
+    table = RefTable.from_columns(columns | {"latents": columns["masks"]})
+    with pytest.raises(ValueError, match="has no latent; run Encode Training Set again"):
+        table[0]
+
+
 @pytest.mark.parametrize("wrong", [
     {"names": ["a"]}, {"latents": "no base 64!"}, {"texts": []}, {"text_of": [9] * 6}, {"text_of": [-1] * 6}, {"shapes": 3},
     {"parts": None}])
@@ -114,6 +122,55 @@ def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         open_set(tmp_path, "set")
 
 
+def test_a_set_is_not_saved_while_its_files_are_gone(tmp_path: Path) -> None:
+    cache = fill(tmp_path, refs())
+    save_set(cache, refs(), PADDING, "old", "set")
+    cache.masks.file(refs()[1].mask_key or "").unlink()
+    with pytest.raises(ValueError, match=r"'set' cannot be saved, because something removed .*: 1 of 6 examples .*\(1 masks\).*run again"):
+        save_set(cache, refs(), PADDING, "new", "set")
+    assert read_report(tmp_path) == "old"
+
+
+def read_report(folder: Path) -> str:
+    return manifest.read_set(set_file(folder, "set"))[1]
+
+
+def test_a_loss_is_noted_of_the_set_that_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stamp changes with every loss and with nothing else, and is no set."""
+    cache = fill(tmp_path, refs())
+    for name in ("one 1.0", LAST):
+        save_set(cache, refs(), PADDING, "", name)
+    stamps = [tuple(loss_stamp(tmp_path, name) for name in ("one 1.0", LAST, None))]
+    assert stamps == [("", "", "")]
+    examples = open_set(tmp_path, "one 1.0").examples
+    latent = cache.latents.file(refs()[0].latent_key)
+    latent.write_bytes(b"damaged")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is damaged"):
+            examples[0]
+        stamps.append(tuple(loss_stamp(tmp_path, name) for name in ("one 1.0", LAST, None)))
+    latent.unlink()
+    with pytest.raises(ValueError, match="'one 1.0': 1 of 6 examples have lost files"):
+        open_set(tmp_path, "one 1.0")
+    stamps.append(tuple(loss_stamp(tmp_path, name) for name in ("one 1.0", LAST, None)))
+    assert len({stamp for stamp, _, _ in stamps}) == len({stamp for _, _, stamp in stamps}) == 4
+    assert {stamp for _, stamp, _ in stamps} == {""}
+    fill(tmp_path, refs())
+    save_set(cache, refs(), PADDING, "", "one 1.0")
+    assert open_set(tmp_path, "one 1.0").examples[0].name == refs()[0].name
+    assert loss_stamp(tmp_path, "one 1.0") == stamps[-1][0], "what was encoded again is served again"
+    assert list_sets(tmp_path) == [LAST, "one 1.0"]
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    latent.write_bytes(b"damaged")
+    monkeypatch.setattr(manifest, "write_whole", full)
+    with pytest.raises(ValueError, match="is damaged"):
+        examples[0]
+    assert "could not be noted (disk full)" in caplog.text
+
+
 def test_an_unknown_set_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no training set 'cats'"):
         open_set(tmp_path, "cats")
@@ -129,7 +186,7 @@ def test_names_stay_in_their_folder(tmp_path: Path, name: str) -> None:
 
 
 def test_sets_are_listed_and_their_fingerprints_follow_saving(tmp_path: Path) -> None:
-    cache = ExampleCache(tmp_path)
+    cache = fill(tmp_path, refs())
     for name in ("two", "one", "\u732b"):
         save_set(cache, refs(), PADDING, "", name)
     (tmp_path / "sets" / ".x.partial").touch()

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import skimage.data
+from pack.dataset.listing import PICTURE_TYPES
 from pack.dataset.pillow_rules import RULES
-from pack.dataset.pixels import PICTURE_ENDINGS, PictureHeader, picture_size, read_mask, read_picture
+from pack.dataset.pixels import PictureHeader, picture_size, read_mask, read_picture
 from PIL import Image, ImageFile
 
 Array = npt.NDArray[Any]
@@ -81,7 +82,7 @@ LOSSLESS = {"png": {}, "webp": {"lossless": True, "exact": True}, "bmp": {}, "ti
 
 @pytest.mark.parametrize("ending", LOSSLESS)
 def test_every_type_gives_the_photograph(tmp_path: Path, ending: str) -> None:
-    assert {"." + ending for ending in LOSSLESS} == PICTURE_ENDINGS
+    assert {"." + ending for ending in LOSSLESS} == PICTURE_TYPES
     file = save(tmp_path / f"a.{ending}", PHOTO, **LOSSLESS[ending])
     pixels = read_picture(file)
     assert pixels.colours_HWC.dtype == np.uint8

@@ -202,7 +202,7 @@ def test_fit_stretches_but_does_not_turn(sizes: Path) -> None:
 
 def damaged(file: Path, picture: Image.Image, kind: str) -> None:
     stream = io.BytesIO()
-    picture.save(stream, {"jpg": "jpeg"}.get(file.suffix[1:], file.suffix[1:]))
+    picture.save(stream, {"jpg": "jpeg", "tif": "tiff"}.get(file.suffix[1:], file.suffix[1:]))
     whole = stream.getvalue()
     file.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "words": b"not a picture", "appended": whole + b"\0" * 5000}[kind])
 
@@ -231,14 +231,23 @@ def test_every_damaged_file_is_named_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_what_seems_cut_off(tmp_path: Path) -> None:
-    for ending in ("png", "jpg", "webp"):
+    for ending in ("png", "jpg", "webp", "bmp", "tif", "avif"):
         file = tmp_path / f"1.{ending}"
         photograph().save(file)
-        assert not seems_cut_off(file)
+        assert not seems_cut_off(file), ending
         file.write_bytes(file.read_bytes()[:-200])
-        assert seems_cut_off(file)
+        assert seems_cut_off(file), ending
         damaged(file, photograph(), "appended")
-        assert seems_cut_off(file) is (ending != "webp")
+        assert seems_cut_off(file) is (ending in ("png", "jpg")), ending
+
+
+@pytest.mark.parametrize("ending", ["bmp", "tif", "avif", "png", "jpg", "webp"])
+def test_half_a_file_is_found_before_anything_is_encoded(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"1.{ending}"
+    photograph().save(file)
+    file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=f"1.{ending}"):
+        scan_folder(FolderSpec(folder=tmp_path, mask_source="none"))
 
 
 def test_long_lists_are_cut_in_the_message_and_whole_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

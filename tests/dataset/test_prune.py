@@ -11,6 +11,7 @@ from pack.dataset.cache import ExampleCache, ExampleRef
 from pack.dataset.keys import content_key
 from pack.dataset.manifest import open_set, save_set, set_file
 from pack.dataset.prune import describe, prune, survey
+from pack.dataset.running import Running, marks
 
 PADDING = "{}"
 
@@ -67,6 +68,72 @@ def test_recent_files_stay_for_a_run_that_still_fills_the_cache(tmp_path: Path) 
     assert [len(survey(tmp_path).unused), survey(tmp_path).recent] == [5, 1]
     assert "too recent to remove: 1 files" in describe(survey(tmp_path))
     assert len(survey(tmp_path, recent_seconds=0).unused) == 6
+
+
+def test_what_a_run_made_stays_until_it_has_saved_its_set(tmp_path: Path) -> None:
+    """However long it takes, and for a day when it was stopped; what lay there before it began goes."""
+    fill(tmp_path, range(1))
+    with Running(tmp_path) as run:
+        text = run.file.read_text()
+        run.file.write_text(repr(time.time() - 5 * 3600))  # begun five hours ago
+        cache = fill(tmp_path, range(1, 3))
+        for store in (cache.latents, cache.texts, cache.masks):
+            for entry in store.files():
+                age(Path(entry.path), 6 if entry.name[:64] in keys(0) else 3)
+        found = survey(tmp_path)
+        assert (len(found.unused), found.held) == (3, 6)
+        assert {each.path.name[:64] for each in found.unused} == keys(0)
+        assert "kept for runs that have not saved their set yet: 6 files" in describe(found)
+        assert survey(tmp_path, recent_seconds=0).held == 6, "also when everything unused is asked for"
+        save_set(cache, [ref(1)], PADDING, "", "set")
+    assert text == repr(run.started)
+    found = survey(tmp_path)
+    assert (found.used, len(found.unused), found.held) == (3, 6, 0), "its mark is gone"
+
+
+def keys(number: int) -> set[str]:
+    each = ref(number)
+    return {each.latent_key, each.text_key, each.mask_key or ""}
+
+
+def test_a_killed_run_holds_its_files_for_a_day(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Running(tmp_path) as run:
+        fill(tmp_path, range(1))
+        raise KeyboardInterrupt
+    assert run.file.is_file()
+    run.file.write_text(repr(time.time() - 40 * 3600))
+    age(run.file, 23)
+    assert (len(survey(tmp_path).unused), survey(tmp_path, 0).held) == (0, 3)
+    age(run.file, 25)
+    found = survey(tmp_path)
+    assert [each.kind for each in found.unused if each.path == run.file] == ["unfinished"]
+    assert prune(found) == 1 + 3
+    assert not run.file.exists()
+
+
+def test_a_run_gives_signs_of_life(tmp_path: Path) -> None:
+    with Running(tmp_path) as run:
+        age(run.file, 30)
+        run.beat()
+        assert survey(tmp_path).unused[0].path == run.file, "not more than one in a minute"
+        run.beaten -= 61
+        run.beat()
+        assert survey(tmp_path).unused == ()
+        assert [mark.started for mark in marks(tmp_path)] == [run.started - 2]
+        run.file.unlink()  # by a person
+        run.beaten -= 61
+        run.beat()
+        assert [mark.started for mark in marks(tmp_path)] == [run.started - 2]
+        run.file.write_text("")  # half written
+        assert len(list(marks(tmp_path))) == 1
+
+
+def test_a_file_that_is_used_between_listing_and_pruning_stays(tmp_path: Path) -> None:
+    cache = fill(tmp_path, range(1))
+    found = survey(tmp_path)
+    assert cache.latents.use(ref(0).latent_key) is not None
+    assert prune(found) == 2
+    assert cache.latents.file(ref(0).latent_key).is_file()
 
 
 def test_rests_of_interrupted_writes_go_after_a_day(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import skimage.data
-from pack.dataset.pixels import PICTURE_ENDINGS, PictureHeader, PicturePixels, picture_size, read_mask, read_picture
+from pack.dataset.listing import PICTURE_TYPES
+from pack.dataset.pixels import PictureHeader, PicturePixels, picture_size, read_mask, read_picture
 from pack.tools.dev import pillow_images
 from PIL import Image, ImageFile, ImageOps
 
@@ -71,7 +72,7 @@ def pictures() -> list[Path]:
     folder = Path(os.environ.get(pillow_images.VARIABLE) or pillow_images.HOST / "pillow-images" / pillow_images.PILLOW.version)
     if not folder.is_dir():
         pytest.fail(f"{pillow_images.VARIABLE} is not set and {folder} is not there; run `python3 dev.py test`, which fetches it")
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURE_ENDINGS)
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURE_TYPES)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +270,7 @@ def test_flipped_bytes(tmp_path: Path, name: str) -> None:
 def test_a_wrong_ending_changes_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(SOUND[name])
     sound = read_picture(tmp_path / name)
-    for ending in sorted(PICTURE_ENDINGS):
+    for ending in sorted(PICTURE_TYPES):
         file = tmp_path / f"other{ending}"
         file.write_bytes(SOUND[name])
         found = outcome(file)
@@ -285,7 +286,7 @@ NEVER = [b"", b"\0", b"\0" * 100_000, b"a caption, not a picture\n" * 50, b"\x89
 def test_what_was_never_a_picture(tmp_path: Path, content: bytes) -> None:
     reason = {b"": "it is empty", b"RIFF": "could not create decoder object"}.get(
         content[:4], "it is no PNG, JPEG, WEBP, BMP, TIFF, AVIF or its header is damaged")
-    for ending in sorted(PICTURE_ENDINGS):
+    for ending in sorted(PICTURE_TYPES):
         file = tmp_path / f"a{ending}"
         file.write_bytes(content)
         assert outcome(file) == Outcome(None, reason)

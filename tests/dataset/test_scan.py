@@ -414,3 +414,50 @@ def test_shares_are_told(tmp_path: Path) -> None:
     assert "no masks by choice: all 1 pictures are learned everywhere" in report
     for told in ("repeats of the whole folder: 4x", "loss weight: 0.5", "regularisation pictures"):
         assert told in report
+
+
+def test_names_and_captions_that_are_no_text_are_told(tmp_path: Path) -> None:
+    """A name in another system's encoding, and half a surrogate pair out of a JSON file."""
+    put(tmp_path, "1.png")
+    os.rename(tmp_path / "1.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
+    with pytest.raises(ValueError, match=r"no Unicode text.*caf\\udce9"):
+        scan_folder(FolderSpec(folder=tmp_path, mask_source="none"))
+    os.rename(os.fsencode(tmp_path) + b"/caf\xe9.png", tmp_path / "1.png")
+    (tmp_path / "1.json").write_text('{"caption": "\\ud800 x"}', encoding="utf-8")
+    with pytest.raises(ValueError, match="captions that cannot be read.*is no Unicode text"):
+        scan_folder(FolderSpec(folder=tmp_path, mask_source="none"))
+
+
+def test_a_mask_folder_that_is_the_picture_folder_by_a_link_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "1.png")
+    (tmp_path / "masks").symlink_to(".", target_is_directory=True)
+    with pytest.raises(ValueError, match="every picture would be its own mask"):
+        scan_folder(FolderSpec(folder=tmp_path))
+
+
+def test_the_fingerprint_sees_masks_behind_a_link(tmp_path: Path) -> None:
+    put(tmp_path, "1.png")
+    put(tmp_path, ".hidden/1.png")
+    (tmp_path / "masks").symlink_to(".hidden", target_is_directory=True)
+    spec = FolderSpec(folder=tmp_path, mask_source="folder")
+    assert isinstance(scan_folder(spec).items[0].mask, MaskFiles)
+    before = folder_fingerprint(spec)
+    os.utime(tmp_path / ".hidden" / "1.png", (1, 1))
+    assert folder_fingerprint(spec) != before
+
+
+def test_a_scan_tells_how_far_it_is_and_stops_at_once(tmp_path: Path) -> None:
+    for i in range(30):
+        put(tmp_path, f"{i}.png")
+    seen: list[tuple[int, int]] = []
+    scan_folder(FolderSpec(folder=tmp_path, mask_source="none"), lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 30) for i in range(1, 31)]
+
+    class Cancelled(BaseException):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        scan_folder(FolderSpec(folder=tmp_path, mask_source="none"), stop)

@@ -193,5 +193,22 @@ def test_touching_marks_a_file_as_used(tmp_path: Path) -> None:
     store = TensorStore(tmp_path)
     store.put(KEY, tensors())
     os.utime(store.file(KEY), (1, 1))
-    store.touch(KEY)
+    assert store.use(KEY) is not None
     assert time.time() - store.file(KEY).stat().st_mtime < 60
+
+
+def test_a_file_that_is_removed_before_it_is_used_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever another process removes it."""
+    store = TensorStore(tmp_path)
+    assert not store.touch(KEY)
+    assert store.use(KEY) is None
+    store.put(KEY, tensors())
+    real = TensorStore.touch
+
+    def removed_after(self: TensorStore, key: str) -> bool:
+        there = real(self, key)
+        self.file(key).unlink()
+        return there
+
+    monkeypatch.setattr(TensorStore, "touch", removed_after)
+    assert store.use(KEY) is None

@@ -178,23 +178,34 @@ class Training:
 
     graph: Graph
     model: Node
-    images: Node
+    loaded: Node
+    arranged: Node
     encoded: Node
     padding: Node
     trained: Node
 
 
+def add_data_set(graph: Graph, vae: list[Any], *, folder: str = "demo", size: int = 128, **settings: Any) -> tuple[Node, Node]:
+    """Load Training Folder, and Crop and Bucket behind it: squares of `size` pixels."""
+    chosen = {"mask_source": "folder", "missing_mask": "error", "content": "pictures", "captions": "automatic", "repeats": 1,
+              "weight": 1.0, "regularisation": False, "mask_folder": "masks", "channel": "luminance", "mask_size": "error",
+              "caption_field": "caption", "recursive": True, "hidden_colours": "keep", "colour": "#808080", "seed": 0, **settings}
+    loaded = graph.add("MaskedLoRA_LoadFolder", folder=folder, **chosen)
+    arranged = graph.add("MaskedLoRA_Arrange", data_set=loaded[0], vae=vae, size=size, shape="square", crop="centre", small="enlarge",
+                         flip=False, variants=0, rotation=0.0, zoom=0.0, shift=0.0, seed=0, step=16, longest=2.0)
+    return loaded, arranged
+
+
 def add_training(graph: Graph, *, folder: str = "demo", mask_source: str = "folder", steps: int = 3, name: str = "test",
                  learning_rate: float = 2e-3) -> Training:
     model = graph.add("MaskedLoRA_DemoModel")
-    images = graph.add("MaskedLoRA_LoadFolder", folder=folder, mask_source=mask_source, missing_mask="error", size=128)
+    loaded, arranged = add_data_set(graph, model[2], folder=folder, mask_source=mask_source)
     padding = graph.add("MaskedLoRA_TextPadding", preset="comfyui-mask")
-    encoded = graph.add("MaskedLoRA_EncodeTrainingSet", images=images[0], masks=images[1], captions=images[2], names=images[3],
-                        clip=model[1], vae=model[2], padding=padding[0])
+    encoded = graph.add("MaskedLoRA_EncodeTrainingSet", data_set=arranged[0], clip=model[1], vae=model[2], padding=padding[0], name="")
     trained = graph.add("MaskedLoRA_Train", model=model[0], training_set=encoded[0], steps=steps, batch_size=2, micro_batch=0,
                         learning_rate=learning_rate, rank=4, alpha=4.0, normalization="step", shift=1.0, gradient_checkpointing=False,
                         seed=0, name=name)
-    return Training(graph, model, images, encoded, padding, trained)
+    return Training(graph, model, loaded, arranged, encoded, padding, trained)
 
 
 def add_sampling(graph: Graph, model: list[Any], demo: Node, padding: list[Any], *, unused: str = "", text: str = "a pibo") -> Node:

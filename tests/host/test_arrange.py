@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from pack.dataset.buckets import Arrangement, arrange
 from pack.dataset.item import DataSet, ImageFiles, ImagePixels, Item, MaskFiles, MaskPixels
 from pack.dataset.load import load_item
+from pack.host.crop_masks import recipe_mask
 from pack.host.demo_model import load_autoencoder
 from pack.host.folders import DEMO_MODEL
 from pack.host.picture_multiple import patch_size, picture_multiple
+from pack.masks.recipe import simple_recipe
 from pack.nodes.arrange import Arrange
 from PIL import Image
 
 from .tiny import ARCHITECTURES, tiny_patcher
 
+READY = Arrange.PREPARE_CLASS_CLONE({})  # as ComfyUI calls it
 DEFAULTS: dict[str, Any] = {
     "size": 128, "shape": "buckets", "crop": "centre", "small": "enlarge", "flip": False, "variants": 0, "rotation": 0.0, "zoom": 0.0,
     "shift": 0.0, "seed": 0, "step": 16, "longest": 2.0}
@@ -93,11 +97,13 @@ def test_a_vae_for_sound_is_refused(ratio: float) -> None:
 
 
 def test_the_node_arranges_the_demo_pictures(root: Path, vae: comfy.sd.VAE) -> None:
-    result = Arrange.execute(pibo(root), vae, **DEFAULTS)
+    result = READY.execute(pibo(root), vae, **DEFAULTS)
     arranged, report = result.args
     assert [item.placement.size for item in arranged.items] == [(128, 128)] * 12
     assert report == arranged.report
-    assert result.ui.as_dict() == {"text": (report,)}
+    (shown,) = result.ui.as_dict()["text"]
+    assert sorted(filter(None, shown.splitlines())) == sorted(report.splitlines())
+    assert shown.splitlines()[-1] == "12 pictures", "what this node adds comes first, because a node shows a few lines"
     lines = report.splitlines()
     assert lines[0] == "12 pictures"
     assert "  128x128: 12 (100.0%)" in lines
@@ -113,7 +119,7 @@ def test_the_node_arranges_the_demo_pictures(root: Path, vae: comfy.sd.VAE) -> N
 def test_mask_and_picture_stay_together_through_the_loader(vae: comfy.sd.VAE) -> None:
     settings = DEFAULTS | {"size": 64, "shape": "square", "crop": "mask", "flip": True, "variants": 2, "rotation": 20.0, "zoom": 0.3,
                            "shift": 0.1}
-    arranged = Arrange.execute(DataSet((off_centre((300, 100)),), ""), vae, **settings).args[0]
+    arranged = READY.execute(DataSet((off_centre((300, 100)),), ""), vae, **settings).args[0]
     assert [item.name for item in arranged.items] == ["right", "right (variant 1)", "right (variant 2)", "right (mirrored)"]
     assert arranged.items[0].placement.box[2] > 250
     for item in arranged.items:
@@ -130,9 +136,9 @@ def test_mask_and_picture_stay_together_through_the_loader(vae: comfy.sd.VAE) ->
 
 def test_a_step_that_does_not_fit_is_refused_with_one_that_does(root: Path, vae: comfy.sd.VAE) -> None:
     with pytest.raises(ValueError, match="step is 24, .* multiples of 16; set step to 16, the smallest that fits, or to 32"):
-        Arrange.execute(pibo(root), vae, **DEFAULTS | {"step": 24})
+        READY.execute(pibo(root), vae, **DEFAULTS | {"step": 24})
     patcher, _ = tiny_patcher("sdxl")
-    arranged = Arrange.execute(pibo(root), vae, **DEFAULTS | {"step": 24}, model=patcher).args[0]
+    arranged = READY.execute(pibo(root), vae, **DEFAULTS | {"step": 24}, model=patcher).args[0]
     assert {item.placement.size for item in arranged.items} == {(120, 120)}
 
 
@@ -143,3 +149,15 @@ def test_the_schema_says_what_white_means_and_explains_everything() -> None:
     assert "white = learn" in schema.description
     assert all(field.tooltip for field in (*schema.inputs, *schema.outputs))
     assert json.dumps([field.get_io_type() for field in schema.outputs]) == '["MASKED_LORA_DATA_SET", "STRING"]'
+
+
+def test_a_recipe_decides_what_an_inverted_mask_crops_to() -> None:
+    """The subject is the black part of an inverted mask; without the recipe the crop keeps what is not learned."""
+    mask_THW = torch.ones(1, 64, 192)
+    mask_THW[..., 128:] = 0
+    item = Item("1", ImagePixels(torch.rand(1, 64, 192, 3)), MaskPixels(mask_THW), "", (192, 64))
+    boxes = []
+    for recipe in (None, simple_recipe(invert=True)):
+        arranged = arrange(DataSet((item,), ""), Arrangement(side=64, step=16, shape="square", crop="mask"), recipe_mask(recipe))
+        boxes.append(arranged.items[0].placement.box)
+    assert boxes == [(64, 0, 128, 64), (128, 0, 192, 64)]

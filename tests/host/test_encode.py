@@ -22,10 +22,13 @@ from pack.dataset.cache import TrainingSet
 from pack.dataset.geometry import Placement
 from pack.dataset.item import DataSet, ImageFiles, ImagePixels, Item, MaskFiles, MaskPixels, OwnAlpha, Transparency
 from pack.dataset.manifest import LAST, list_sets, open_set
+from pack.dataset.prune import survey
 from pack.host import encode as module
 from pack.host.demo_model import load_autoencoder, load_text_encoders
-from pack.host.encode import clip_fingerprint, embeddings_of, encode_data_set, vae_fingerprint
+from pack.host.encode import encode_data_set
+from pack.host.fingerprints import clip_fingerprint, embeddings_of, vae_fingerprint
 from pack.host.folders import DEMO_MODEL, PACK_ROOT
+from pack.host.preview import preview_sources
 from pack.host.progress import Progress
 from pack.host.text import encode_text
 from pack.host.text_padding import PRESETS
@@ -134,6 +137,19 @@ def test_mask_is_cut_as_the_vae_cuts_the_picture(encode: Any, height: int, width
     assert "edges cut, which fill no latent cell: 1 pictures (odd)" in training_set.report
 
 
+def test_the_preview_shows_the_mask_that_is_kept(encode: Any) -> None:
+    """Also where only the edge that the VAE cuts off holds values that eight bits cannot: packed with it or without it."""
+    mask = torch.arange(64 * 67).remainder(256).reshape(64, 67).float() / 255
+    mask[:, 66] = 0.3333
+    item = pixels_item("odd", torch.rand(64, 67, 3), mask)
+    (example,) = encode([item]).examples
+    (source,) = preview_sources(DataSet((item,), ""), None, None, None)
+    shown = source.mask()
+    assert example.mask_THW is not None
+    assert shown is not None
+    assert torch.equal(shown[..., 1:65], example.mask_THW)
+
+
 def test_only_what_changed_is_made_again(encode: Any, work: Callable[[], Counted], tmp_path: Path) -> None:
     """(calls of the VAE, pictures read, texts encoded) after each change of a set of three pictures and two captions."""
     items = photographs(tmp_path)
@@ -191,6 +207,59 @@ def test_other_weights_are_other_keys(models: Any, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as other_precision:  # --bf16-vae
         other_precision.setattr(vae, "vae_dtype", torch.bfloat16)
         assert vae_fingerprint(vae) != before
+
+
+def test_files_that_were_removed_meanwhile_are_made_again(
+    encode: Any, work: Callable[[], Counted], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a person, or by another process that prunes; once, and then the set is refused instead of saved."""
+    items = [replace(item, caption="a star") for item in photographs(tmp_path)]
+    gone: list[Path] = []
+
+    def removes(kind: str, times: int) -> Callable[..., Any]:
+        lost = module.ExampleCache.lost
+
+        def wrapper(self: Any, refs: Any) -> Any:
+            if len(gone) < times:
+                file = sorted((tmp_path / "cache" / kind).rglob("*.safetensors"))[0]
+                file.unlink()
+                gone.append(file)
+            return lost(self, refs)
+        return wrapper
+
+    for kind, made in (("latents", (4, 4, 1)), ("masks", (0, 0, 0)), ("texts", (0, 0, 1))):
+        with monkeypatch.context() as once:
+            once.setattr(module.ExampleCache, "lost", removes(kind, 1))
+            training_set = encode(items)
+        assert work() == made
+        assert [example.name for example in training_set.examples] == [item.name for item in items]
+        assert gone.pop().is_file()
+    assert "something removed files" in caplog.text
+    with monkeypatch.context() as always:
+        always.setattr(module.ExampleCache, "lost", removes("latents", 9))
+        with pytest.raises(ValueError, match="cannot be saved, because something removed its files from .*cache: .*; run again"):
+            encode(items)
+
+
+def test_a_run_is_marked_while_it_fills_the_cache(encode: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two hours of encoding are not pruned away, and a day passes before what a failed run made is."""
+    items, cache, held = photographs(tmp_path), tmp_path / "cache", []
+
+    def looks(*args: Any) -> None:
+        put(*args)
+        held.append((survey(cache, 0).held, survey(cache, 0).unused))
+
+    put = module.put
+    with monkeypatch.context() as watched:
+        watched.setattr(module, "put", looks)
+        encode(items)
+    assert held == [(written, ()) for written in range(1, 3 + 3 + 2 + 1)]
+    assert not list((cache / "running").iterdir())
+    items[2].image.paths[0].write_bytes(b"")
+    with pytest.raises(ValueError, match="photo 2"):
+        encode([replace(item, transparency=Transparency("fill", colour=(1, 2, 3))) for item in items], name="other")
+    assert len(list((cache / "running").iterdir())) == 1
+    assert survey(cache, 0).unused == ()
 
 
 def test_the_files_of_textual_inversions_count(

@@ -216,7 +216,9 @@ def test_masks_from_the_graph_replace_those_of_a_folder(folder_set: DataSet) -> 
     assert all(map(torch.equal, loaded_masks(masked), [MASKS[1], MASKS[0], MASKS[2]]))
     assert all(isinstance(item.mask, MaskPixels) for item in masked.items)
     assert [(item.name, item.caption, item.image) for item in masked.items] == [(i.name, i.caption, i.image) for i in folder_set.items]
-    assert masked.report.startswith("3 pictures in a folder\nmasks from the graph for 3 of 3 items\nwhite (learned): on average ")
+    assert masked.report.startswith(
+        "3 pictures in a folder\nnow masks from the graph for 3 of 3 items; what is said of masks above counts no more\nwhite (learned): "
+        "on average ")
     assert folder_set.items[1].mask is None  # the given set is as it was
     batched = replace_masks(folder_set, [torch.cat([MASKS[1], MASKS[0]]), MASKS[2]])
     assert all(map(torch.equal, loaded_masks(batched), loaded_masks(masked)))

@@ -1,4 +1,4 @@
-"""The pack in a real ComfyUI server: loading, the shipped workflow, caching, Cancel, and core's own nodes on our outputs."""
+"""The pack in a real ComfyUI server: loading, the shipped workflows, caching, Cancel, and core's own nodes on our outputs."""
 from __future__ import annotations
 
 import json
@@ -17,10 +17,20 @@ from pack.tools.dev import report
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from .defaults import new_graph
 from .server import ROOT, Comfy, Graph, Node, Run, add_sampling, add_training, complaints, keep
 
+ENCODE = "MaskedLoRA_EncodeTrainingSet"
+WORKFLOWS = ROOT / "workflows"
 PACK_NODES = {file.stem for file in (ROOT / "web" / "docs").glob("*.md")}
 STEPS = 5
+# What the preview of each says of its masks.
+OTHER_WORKFLOWS = {
+    "masks_from_folder": "12 masks, recipe: gamma 0.7, floor 0.05, grow 4 px, blur 1.00% of the short side",
+    "masks_from_alpha": "6 masks, recipe: as drawn",
+    "masks_from_graph": "12 masks, recipe: as drawn",
+    "masks_for_video": "3 masks, recipe: as drawn",
+}
 
 
 def is_ours(info: dict[str, Any], comfy: Comfy) -> bool:
@@ -69,10 +79,14 @@ class Quickstart:
         return Node(number)
 
 
+def shipped(comfy: Comfy, name: str) -> Graph:
+    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    return Graph(convert_ui_to_api(workflow, comfy.object_info))
+
+
 @pytest.fixture(scope="module")
 def quickstart(comfy: Comfy) -> Quickstart:
-    workflow = json.loads((ROOT / "workflows" / "quickstart.json").read_text(encoding="utf-8"))
-    graph = Graph(convert_ui_to_api(workflow, comfy.object_info))
+    graph = shipped(comfy, "quickstart")
     (train,) = graph.ids(report.TRAIN)
     graph.prompt[train]["inputs"]["steps"] = STEPS
     start = len(comfy.log())
@@ -153,7 +167,7 @@ def test_new_mask_recipe_trains_again_and_encodes_nothing(comfy: Comfy, quicksta
     start = len(comfy.log())
     run = comfy.run(graph)
     log = comfy.log()[start:]
-    assert quickstart.node("MaskedLoRA_EncodeTrainingSet").id in run.cached
+    assert quickstart.node(ENCODE).id in run.cached
     assert quickstart.node(report.TRAIN).id not in run.cached
     assert f"step {STEPS}/{STEPS}" in log
     assert "from the cache" not in log, "the pictures were looked at again"
@@ -162,23 +176,54 @@ def test_new_mask_recipe_trains_again_and_encodes_nothing(comfy: Comfy, quicksta
 
 
 def test_encoded_pictures_are_found_on_disk(comfy: Comfy, quickstart: Quickstart) -> None:
-    """As after a restart: ComfyUI has no result for this node, and nothing is encoded nevertheless."""
-    prompt = quickstart.graph.prompt
-    encode = quickstart.node("MaskedLoRA_EncodeTrainingSet")
-    graph = Graph(json.loads(json.dumps(prompt)))
-    del graph.prompt[encode.id]["inputs"]["names"]
-    kept = {encode.id, *quickstart.graph.ids("MaskedLoRA_DemoModel"), *quickstart.graph.ids("MaskedLoRA_LoadFolder"),
-            *quickstart.graph.ids("MaskedLoRA_TextPadding")}
+    """As after a restart: ComfyUI has no result for a node with another name, and nothing is encoded nevertheless."""
+    encode = quickstart.node(ENCODE)
+    graph = Graph(json.loads(json.dumps(quickstart.graph.prompt)))
+    graph.prompt[encode.id]["inputs"]["name"] = "another name"
+    kept = {encode.id, *(number for kind in ("DemoModel", "LoadFolder", "Arrange", "TextPadding")
+                         for number in quickstart.graph.ids(f"MaskedLoRA_{kind}"))}
     graph.prompt = {number: node for number, node in graph.prompt.items() if number in kept}
-    graph.prompt["shown"] = {"class_type": "PreviewAny", "inputs": {"source": encode[1]}}
     run = comfy.run(graph)
     assert encode.id not in run.cached
-    assert run.text(Node("shown")).startswith("12 pictures: 12 from the cache, 0 encoded")
+    lines = run.text(encode).splitlines()
+    assert lines[:2] == ["12 pictures: 0 encoded, 12 from the cache", "12 masks: 0 stored, 12 from the cache"]
+    assert re.fullmatch(r"(\d+) captions: 0 encoded, \1 from the cache", lines[2])
+
+
+def test_every_shipped_workflow_is_run_here() -> None:
+    assert {file.stem for file in WORKFLOWS.glob("*.json")} == {"quickstart", "prior_preservation", *OTHER_WORKFLOWS}
+
+
+def test_the_workflow_with_a_prior_trains_twice_and_compares(comfy: Comfy) -> None:
+    graph = shipped(comfy, "prior_preservation")
+    for kind, steps in ((report.TRAIN, 3), ("KSampler", 2)):
+        for number in graph.ids(kind):
+            graph.prompt[number]["inputs"]["steps"] = steps
+    start = len(comfy.log())
+    run = comfy.run(graph)
+    log = comfy.log()[start:]
+    assert not complaints(log)
+    assert log.count(" times the change outside the masks") == 1, "one of the two trainings has a prior"
+    (saved,) = graph.ids("SaveImage")
+    (grid,) = run.images(Node(saved))
+    assert grid.height > 6 * 128
+
+
+@pytest.mark.parametrize(("name", "says"), OTHER_WORKFLOWS.items())
+def test_the_other_shipped_workflows_run_without_complaint(comfy: Comfy, name: str, says: str) -> None:
+    graph = shipped(comfy, name)
+    start = len(comfy.log())
+    run = comfy.run(graph)
+    assert not complaints(comfy.log()[start:])
+    (preview,) = graph.ids("MaskedLoRA_PreviewMask")
+    assert run.text(Node(preview)).startswith(f"White = learn. {says}")
+    for number in (preview, *graph.ids("PreviewImage")):
+        assert all(np.asarray(picture.convert("RGB")).std() > 10 for picture in run.images(Node(number)))
 
 
 def base_pictures(comfy: Comfy, unused: str) -> tuple[Run, Graph, torch.Tensor]:
     """Latents of the demo model without a LoRA, sampled anew for every `unused`."""
-    graph = Graph()
+    graph = new_graph(comfy)
     demo = graph.add("MaskedLoRA_DemoModel")
     padding = graph.add("MaskedLoRA_TextPadding", preset="comfyui-mask")
     kept = keep(graph, add_sampling(graph, demo[0], demo, padding[0], unused=unused))
@@ -193,7 +238,7 @@ def assert_same_model(run: Run, graph: Graph) -> None:
 
 def test_cancel_saves_what_was_learned_and_leaves_the_model_as_it_was(comfy: Comfy) -> None:
     _, _, before = base_pictures(comfy, "before Cancel")
-    graph = Graph()
+    graph = new_graph(comfy)
     add_training(graph, steps=5000, name="quickstart")
     start = len(comfy.log())
     prompt_id = comfy.submit(graph)
@@ -232,7 +277,7 @@ class Applied:
 
 @pytest.fixture(scope="module")
 def applied(comfy: Comfy) -> Applied:
-    graph = Graph()
+    graph = new_graph(comfy)
     training = add_training(graph, steps=3, learning_rate=1e-2)
     ours = graph.add("MaskedLoRA_ApplyLora", model=training.model[0], lora=training.trained[0], strength=1.0)
     core = graph.add("LoraModelLoader", model=training.model[0], lora=training.trained[0], strength_model=1.0, bypass=False)
@@ -258,7 +303,7 @@ def test_core_saves_our_lora(comfy: Comfy, applied: Applied) -> None:
 
 
 def test_saved_lora_loads_by_name_with_its_padding(comfy: Comfy, applied: Applied) -> None:
-    graph = Graph()
+    graph = new_graph(comfy)
     demo = graph.add("MaskedLoRA_DemoModel")
     ours = graph.add("MaskedLoRA_LoadLora", model=demo[0], lora_name=applied.saved, strength=1.0)
     core = graph.add("LoraLoaderModelOnly", model=demo[0], lora_name=applied.saved, strength_model=1.0)
@@ -272,7 +317,7 @@ def test_saved_lora_loads_by_name_with_its_padding(comfy: Comfy, applied: Applie
 
 
 def test_file_without_our_metadata_is_loaded_and_said_to_be_a_guess(comfy: Comfy, applied: Applied) -> None:
-    graph = Graph()
+    graph = new_graph(comfy)
     demo = graph.add("MaskedLoRA_DemoModel")
     loaded = graph.add("MaskedLoRA_LoadLora", model=demo[0], lora_name=applied.core_file.name, strength=1.0)
     told = json.loads(comfy.run(graph).text(loaded))
@@ -282,7 +327,7 @@ def test_file_without_our_metadata_is_loaded_and_said_to_be_a_guess(comfy: Comfy
 
 def test_finished_training_leaves_the_model_as_it_was(comfy: Comfy) -> None:
     _, _, before = base_pictures(comfy, "before training")
-    graph = Graph()
+    graph = new_graph(comfy)
     training = add_training(graph, steps=2, name="finished")
     ours = graph.add("MaskedLoRA_ApplyLora", model=training.model[0], lora=training.trained[0], strength=1.0)
     keep(graph, add_sampling(graph, ours[0], training.model, ours[1]))

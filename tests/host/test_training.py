@@ -397,3 +397,18 @@ def test_a_prior_keeps_the_model_outside_the_masks(name: str, checkpointing: boo
         assert json.loads(result.lora.metadata["masked_lora.mask"])["prior"] == ({"weight": 30.0} if weight else {})
     assert drifts[1].outside < 0.8 * drifts[0].outside
     before.assert_same(Fingerprint(patcher, data))
+
+
+def test_examples_beyond_the_room_are_made_again_and_are_the_same() -> None:
+    """Latents and embeddings count: 512 tokens of T5 weigh eight times as much as the latent of a 1024 px picture."""
+    patcher, arch = loaded_in_prompt("flux")
+    data = training_set(arch)
+    whole = Examples(patcher, data, MaskRecipe())
+    first = data.examples[0]
+    small = Examples(patcher, data, MaskRecipe(), room=first.latent_CHW.nbytes + 10)
+    assert whole[0] is whole[0]
+    assert small[0] is not small[0], "the text is not counted"
+    for one, other in zip(whole, small, strict=True):
+        assert torch.equal(one.latent_CHW, other.latent_CHW)
+        assert torch.equal(one.weight_1HW, other.weight_1HW)
+        assert one.group == other.group

@@ -4,8 +4,14 @@ from __future__ import annotations
 import os
 import warnings
 
+import pytest
+
+pytest.register_assert_rewrite(f"{__package__}.checks")
+
 if os.environ.get("COMFYUI_PATH"):
     from pack.tests.host.server import comfy  # noqa: F401 - a fixture
+
+    from .page import chrome  # noqa: F401 - a fixture
 else:
     collect_ignore_glob = ["test_*.py"]
     warnings.warn("COMFYUI_PATH is not set: tests/web has no ComfyUI to open; use `python3 dev.py test`", stacklevel=1)

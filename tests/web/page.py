@@ -2,19 +2,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pack.tests.host.server import Comfy
+import pytest
+from pack.tests.host.server import Comfy, Run
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync")
 PATIENCE = 60_000  # milliseconds
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.RightSidePanel.IsOpen": False}
-READY = "!!(window.app?.extensionManager && window.LiteGraph?.registered_node_types?.['MaskedLoRA_Train'])"
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.RightSidePanel.IsOpen": False,
+            "LiteGraph.Canvas.MinFontSizeForLOD": 0}  # 0: reports stay in sight however small a large workflow is drawn
+# Until the page has put up its own first workflow: it would replace one that came earlier.
+READY = "!!(window.app?.extensionManager?.workflow?.activeWorkflow && window.LiteGraph?.registered_node_types?.['MaskedLoRA_Train'])"
 DROP = "([text, name]) => app.handleFile(new File([text], name, {type: 'application/json'}), 'file_drop', {})"
 # The visible rectangle of each node, [left, top, right, bottom] in the graph's own units, as either of the page's two modes draws it.
 RECTANGLES = """() => Object.fromEntries(app.graph._nodes.map(node => {
@@ -24,11 +27,20 @@ RECTANGLES = """() => Object.fromEntries(app.graph._nodes.map(node => {
   const top = y - LiteGraph.NODE_TITLE_HEIGHT
   return [`${node.id} ${node.type}`, [x, top, x + width, top + height]]
 }))"""
-# What the panel on the node of a class says, if it can be seen.
-PANEL = """kind => {
-  const node = app.graph._nodes.find(node => node.type === kind)
-  const element = node?.widgets?.find(widget => widget.name === 'masked_lora_report')?.element
-  return element?.checkVisibility() && element.innerText
+# What the panels say that can be seen, by the numbers of their nodes.
+PANELS = """() => Object.fromEntries(app.graph._nodes.flatMap(node => {
+  const element = node.widgets?.find(widget => widget.name === 'masked_lora_report')?.element
+  return element?.checkVisibility() && element.innerText ? [[String(node.id), element.innerText]] : []
+}))"""
+# Whether a node shows a picture, in either of the page's two modes.
+PICTURE = """([id, vue]) => {
+  const drawn = vue ? document.querySelectorAll(`[data-node-id="${id}"] img`) : app.graph.getNodeById(id).imgs ?? []
+  return [...drawn].some(picture => picture.naturalWidth > 64)
+}"""
+FEW_STEPS = """() => {
+  for (const node of app.graph._nodes)
+    for (const widget of node.widgets ?? [])
+      if (widget.name === 'steps') widget.value = node.type === 'MaskedLoRA_Train' ? 3 : 2
 }"""
 
 
@@ -60,8 +72,7 @@ class Editor:
         self.wait_for_nodes(nodes)
 
     def drop(self, text: str, name: str, nodes: int) -> None:
-        """Load a workflow as if its file were dropped on the canvas."""
-        self.open()
+        """Load a workflow as if its file were dropped on the canvas of the open page."""
         self.page.evaluate(DROP, [text, name])
         self.wait_for_nodes(nodes)
 
@@ -99,11 +110,26 @@ class Editor:
         assert not reply["node_errors"], json.dumps(reply)
         return str(reply["prompt_id"])
 
+    def run(self) -> Run:
+        """Press Run, with few steps of training and sampling; the second mode gets most of it from ComfyUI's cache."""
+        self.page.evaluate(FEW_STEPS)
+        return self.comfy.wait(self.queue(), 120)
+
+    def panels(self, numbers: Iterable[str]) -> dict[str, str]:
+        """The words on these nodes after a run; waits until all have some."""
+        wanted = sorted(numbers)
+        self.page.wait_for_function(f"wanted => {{ const shown = ({PANELS})(); return wanted.every(id => shown[id]) }}", arg=wanted,
+                                    timeout=10_000)
+        shown: dict[str, str] = self.page.evaluate(PANELS)
+        return {number: shown[number] for number in wanted}
+
     def panel(self, kind: str) -> str:
-        """The words on the node of class `kind` after a run; waits until there are some."""
-        self.page.wait_for_function(PANEL, arg=kind, timeout=10_000)
-        text: str = self.page.evaluate(PANEL, kind)
-        return text
+        """The words on the only node of a class."""
+        (number,) = [node.partition(" ")[0] for node in self.rectangles() if node.endswith(f" {kind}")]
+        return self.panels([number])[number]
+
+    def wait_for_picture(self, number: int) -> None:
+        self.page.wait_for_function(PICTURE, arg=[number, self.vue], timeout=10_000)
 
     def complaints(self) -> list[str]:
         """Uncaught errors, whoever's, and console errors that name the pack, its files or its nodes."""
@@ -111,14 +137,13 @@ class Editor:
         return self.page_errors + [line for line in self.console_errors if any(name in line.lower() for name in names)]
 
 
-@contextmanager
-def chromium(executable: str) -> Iterator[Browser]:
+@pytest.fixture(scope="package")
+def chrome(browser: str) -> Iterator[Browser]:
+    """One Chromium for all tests of the page."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
-        try:
-            yield browser
-        finally:
-            browser.close()
+        running = playwright.chromium.launch(executable_path=browser, args=list(ARGUMENTS))
+        yield running
+        running.close()
 
 
 @contextmanager
@@ -133,11 +158,3 @@ def editor(browser: Browser, comfy: Comfy, *, vue: bool) -> Iterator[Editor]:
         yield result
     finally:
         page.close()
-
-
-def overlaps(a: list[float], b: list[float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def encloses(outer: list[float], inner: list[float]) -> bool:
-    return outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]

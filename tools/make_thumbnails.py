@@ -1,0 +1,71 @@
+"""Write the pictures of workflows/*.json: `python tools/make_thumbnails.py http://127.0.0.1:8188 [NAME ...]`.
+
+The address is that of a running ComfyUI with the pack. Each workflow is run there as it is; its picture is what its preview of masks, or
+its grid of samples, then shows. Without names all workflows are run, those that train too. Needs Pillow and comfy-cli.
+"""
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from comfy_cli.workflow_to_api import convert_ui_to_api
+from PIL import Image
+
+WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+SHEET, GRID = "MaskedLoRA_PreviewMask", "SaveImage"
+SHOWN = {"quickstart": GRID, "prior_preservation": GRID, "masks_from_folder": SHEET, "masks_from_alpha": SHEET,
+         "masks_from_graph": SHEET, "masks_for_video": SHEET}
+FIRST_CARDS = (1708, 1446)  # of a sheet, pixels: two cards wide, two high
+WIDTH = 760  # pixels
+MOST_BYTES = 80_000
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # the server is near: no proxy gets between
+
+
+def get(address: str, data: bytes | None = None) -> bytes:
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    with _open(request) as answer:
+        content: bytes = answer.read()
+    return content
+
+
+def run(server: str, prompt: dict[str, Any]) -> dict[str, Any]:
+    """What the nodes showed, by their numbers."""
+    number = json.loads(get(f"{server}/prompt", json.dumps({"prompt": prompt}).encode()))["prompt_id"]
+    while number not in (history := json.loads(get(f"{server}/history/{number}"))):
+        time.sleep(1)
+    entry = history[number]
+    if not entry["status"]["completed"]:
+        raise RuntimeError(json.dumps(entry["status"]))
+    outputs: dict[str, Any] = entry["outputs"]
+    return outputs
+
+
+def picture(server: str, name: str) -> Image.Image:
+    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    prompt = convert_ui_to_api(workflow, json.loads(get(f"{server}/object_info")))
+    (node,) = [number for number, node in prompt.items() if node["class_type"] == SHOWN[name]]
+    file = run(server, prompt)[node]["images"][0]
+    found = Image.open(io.BytesIO(get(f"{server}/view?{urllib.parse.urlencode(file)}"))).convert("RGB")
+    return found.crop((0, 0, *FIRST_CARDS)) if SHOWN[name] == SHEET else found
+
+
+def jpeg(found: Image.Image) -> bytes:
+    """The picture at WIDTH, as good as fits into MOST_BYTES."""
+    small = found.resize((WIDTH, round(found.height * WIDTH / found.width)), Image.Resampling.LANCZOS)
+    for quality in range(92, 50, -2):
+        small.save(buffer := io.BytesIO(), "JPEG", quality=quality, optimize=True)
+        if buffer.tell() < MOST_BYTES:
+            return buffer.getvalue()
+    raise ValueError(f"a picture of {small.width}x{small.height} does not fit into {MOST_BYTES} bytes; lower WIDTH")
+
+
+if __name__ == "__main__":
+    address, *names = sys.argv[1:]
+    for workflow_name in names or SHOWN:
+        (WORKFLOWS / f"{workflow_name}.jpg").write_bytes(jpeg(picture(address.rstrip("/"), workflow_name)))
