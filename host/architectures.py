@@ -12,8 +12,8 @@ PROVEN = {
 NO_BACKWARD = {"Anima", "CosmosPredict2"}
 
 
-def proven(patcher: ModelPatcher) -> str | None:
-    """None for a proven model, else a warning for the user."""
+def unproven(patcher: ModelPatcher) -> str | None:
+    """A warning for the user; None for a proven model."""
     name = type(patcher.model).__name__
     if name in PROVEN:
         return None

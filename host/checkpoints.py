@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..dataset.cache import CachedExample, ExampleRef
+from ..trainer.adapter_spec import AdapterSpec
 from ..trainer.checkpoint import DamagedCheckpoint, fixed_settings, flat, load_checkpoint, save_checkpoint
 from ..trainer.config import choice
 from ..trainer.example import StepReport
@@ -152,9 +153,17 @@ def resume_facts(run: ActiveRun) -> dict[str, object]:
         "training set": f"{len(run.examples)} examples, {contents_hash(run)}", "text padding": run.training_set.text_padding,
         "mask recipe": settings.recipe.to_json(),
         **{f"LoRA {name}": value for name, value in flat(asdict(settings.lora)).items() if name != "start"},
-        "LoRA to start from": Path(getattr(settings.lora, "start", "")).name,
+        "LoRA to start from": started_from(AdapterSpec.of(settings.lora)),
         **fixed_settings(settings.train),
     }
+
+
+def started_from(spec: AdapterSpec) -> str:
+    """By content, because its ranks and alphas are the run's own, and a checkpoint fits no others."""
+    if not spec.start:
+        return "none"
+    with Path(spec.start).open("rb") as file:
+        return f"{Path(spec.start).name}, {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
 
 
 def contents_hash(run: ActiveRun) -> str:

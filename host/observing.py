@@ -1,7 +1,6 @@
 """What observers of a run share: marks on its time line, a folder each, and a look at the model that leaves no trace."""
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,13 +61,6 @@ def undisturbed(run: ActiveRun) -> Iterator[None]:
 def borrowed_patcher(run: ActiveRun) -> ModelPatcher:
     """The clone that is lent to training and therefore loaded; ask while it is."""
     return next(loaded for loaded in comfy.model_management.loaded_models() if loaded.is_clone(run.patcher))
-
-
-def training_memory(run: ActiveRun) -> float:
-    """Bytes that a forward pass of training takes besides the weights, as ComfyUI estimates them."""
-    largest, train = max(run.training_set.latent_shapes(), key=math.prod), run.config.train
-    together = min(train.micro_batch or train.batch_size, train.batch_size)
-    return float(run.patcher.memory_required([together, *largest]))
 
 
 def show(run: ActiveRun, picture: Image.Image) -> None:

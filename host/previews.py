@@ -23,10 +23,10 @@ from torch import Tensor
 from ..masks.canvas import Pixels, to_picture
 from ..masks.comparison import comparison_grid
 from ..trainer.example import StepReport
-from .observing import Mark, borrowed_patcher, own_folder, show, training_memory, undisturbed
+from .observing import Mark, borrowed_patcher, own_folder, show, undisturbed
 from .text import Conditioning, encode_text
 from .text_padding import TextPadding
-from .training import thaw
+from .training import thaw, training_memory
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -202,7 +202,8 @@ def in_place_again(run: ActiveRun, patcher: ModelPatcher, guest: ModelPatcher) -
         yield
     finally:
         comfy.model_management.unload_model_and_clones(guest)
-        comfy.model_management.load_models_gpu([patcher], memory_required=training_memory(run))
+        needed = training_memory(run.patcher, run.training_set, run.config.train)
+        comfy.model_management.load_models_gpu([patcher], memory_required=needed)
 
 
 def pixels_of(file: Path, size: tuple[int, int]) -> Tensor:

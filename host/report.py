@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from .architectures import unproven
 from .text_padding import TextPadding
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def report_of(run: ActiveRun, seconds: float) -> dict[str, object]:
     return {
         "steps": run.state.step, "seconds_per_step": seconds / new_steps if new_steps else None, "total_seconds": seconds,
         "peak_rss_mb": peak_rss_mb(), "outcome": run.outcome(),
+        "warning": unproven(run.patcher) or "",
         **{f"loss_{where}_{name}": mean([getattr(r, f"loss_{where}") for r in part])
            for where in ("inside", "outside") for name, part in parts.items()},
         "mean_weight": mean([r.mean_weight for r in reports]),

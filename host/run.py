@@ -2,9 +2,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +15,11 @@ from ..dataset.cache import TrainingSet
 from ..masks.recipe import MaskRecipe
 from ..trainer.adapter import LoraAdapter
 from ..trainer.config import LoraSpec, TrainConfig
+from ..trainer.draws import Batch
 from ..trainer.example import StepReport
 from ..trainer.loop import train
 from ..trainer.state import TrainingState
+from .architectures import unproven
 from .denoiser import ComfyDenoiser
 from .examples import Examples
 from .finish import FinishEarly
@@ -27,7 +28,7 @@ from .progress import Progress, TrainingProgress
 from .record import training_record
 from .report import report_of
 from .summary import look_at_weights, summary
-from .training import borrow_for_training
+from .training import borrow_for_training, resident, training_memory
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +106,11 @@ class RunResult:
 
 def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfig, progress: Progress) -> RunResult:
     """Train and return the LoRA. On Cancel and on any error what was trained is saved to `run.rescue_folder` first."""
-    started = time.monotonic()
-    largest = max(training_set.latent_shapes(), key=math.prod)
-    together = min(run.train.micro_batch or run.train.batch_size, run.train.batch_size)
+    patcher, started = resident(patcher), time.monotonic()
+    if warning := unproven(patcher):
+        logger.warning("Masked LoRA: %s", warning)
     with borrow_for_training(patcher, run.lora, seed=run.train.seed, checkpointing=run.checkpointing,
-                             memory_required=patcher.memory_required([together, *largest])) as (model, adapter):
+                             memory_required=training_memory(patcher, training_set, run.train)) as (model, adapter):
         examples = Examples(patcher, training_set, run.recipe)
         seen = look_at_weights(examples, run.recipe)
         with adapter.disabled():
@@ -130,6 +131,9 @@ def train_watched(run: ActiveRun, observers: tuple[Observer, ...]) -> None:
         for observer in observers:
             observer.after_step(run, report)
 
+    def dropped(batch: Batch) -> AbstractContextManager[None]:
+        return run.adapter.dropout([d.index for d in batch.draws])
+
     with ExitStack() as stack:
         stack.callback(rescue, run)
         for observer in observers:
@@ -137,7 +141,7 @@ def train_watched(run: ActiveRun, observers: tuple[Observer, ...]) -> None:
             stack.callback(lambda watcher=observer: watcher.ended(run, run.finished))
         try:
             train(run.model, run.adapter.parameters, run.examples, run.config.train, epoch=run.examples.epoch(), state=run.state,
-                  without_adapter=run.adapter.disabled, on_step=on_step)
+                  without_adapter=run.adapter.disabled, around=dropped, on_step=on_step)
         except FinishEarly:
             run.early = run.state.step < run.config.train.steps
             logger.info("Masked LoRA: %s", run.outcome())

@@ -1,7 +1,6 @@
 """What a run is about to learn, in words, before the first step."""
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,8 +11,8 @@ from ..dataset.cache import CachedExample, ExampleRef
 from ..masks.recipe import MaskRecipe
 from ..trainer.adapter_spec import AdapterSpec
 from ..trainer.config import ErrorKind, TrainConfig
-from ..trainer.optimizer import Optimization
 from .examples import Examples
+from .training import training_memory
 
 if TYPE_CHECKING:
     from .run import ActiveRun
@@ -105,8 +104,7 @@ def tokens(example: CachedExample | ExampleRef) -> int:
 def trained(run: ActiveRun) -> str:
     parameters, spec = sum(p.numel() for p in run.adapter.parameters), AdapterSpec.of(run.config.lora)
     train = run.config.train
-    moved = Optimization(optimizer=train.optimizer, schedule=train.schedule, ema=train.ema)
-    return (f"{spec.describe()} on {len(run.adapter.layers)} layers, {parameters:,} parameters; {moved.describe()}, "
+    return (f"{spec.describe()} on {len(run.adapter.layers)} layers, {parameters:,} parameters; {train.optimization().describe()}, "
             f"rate {train.learning_rate:g}")
 
 
@@ -123,18 +121,12 @@ def memory(run: ActiveRun) -> str:
     train, values = run.config.train, sum(p.numel() for p in run.adapter.parameters)
     state = STATE_BYTES.get(train.optimizer.name, 8) + (4 if train.ema else 0)
     parts = {"model": run.patcher.model_size(), "adapter and gradients": 8 * values, "optimizer": state * values,
-             "activations": activations(run)}
+             "activations": training_memory(run.patcher, run.training_set, train)}
     said = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
     how = "computed twice, so less than that" if run.config.checkpointing else "several times that without gradient checkpointing"
     device = run.adapter.parameters[0].device
     return (f"{said} (ComfyUI's number for sampling; {how}); {gigabytes(comfy.model_management.get_free_memory(device))} free on {device} "
             "now; VAE and text encoders are unloaded where their room is needed")
-
-
-def activations(run: ActiveRun) -> float:
-    largest, train = max(run.training_set.latent_shapes(), key=math.prod), run.config.train
-    together = min(train.micro_batch or train.batch_size, train.batch_size)
-    return float(run.patcher.memory_required([together, *largest]))
 
 
 def gigabytes(size: float) -> str:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,8 +15,10 @@ from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..dataset.cache import TrainingSet
 from ..trainer.adapter import LoraAdapter
-from ..trainer.config import LoraSpec
+from ..trainer.adapter_spec import AdapterSpec, Kind
+from ..trainer.config import LoraSpec, TrainConfig
 from .architectures import require_backward
 from .denoiser import ComfyDenoiser, raw_denoiser
 from .frozen import frozen_layers
@@ -36,6 +39,7 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
     weights. Raises ValueError for a model that cannot be trained, before anything is touched.
     """
     require_backward(patcher)
+    require_own_norms(patcher, spec)
     patcher = resident(patcher)
     borrowed, denoiser = raw_denoiser(patcher)
     flags = {name: p.requires_grad for name, p in patcher.model.named_parameters()}
@@ -59,6 +63,23 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
             comfy.model_management.unload_model_and_clones(borrowed)
             for name, parameter in patcher.model.named_parameters():
                 parameter.requires_grad_(flags[name])
+
+
+def training_memory(patcher: ModelPatcher, training_set: TrainingSet, train: TrainConfig) -> float:
+    """Bytes that a forward pass of training takes besides the weights, as ComfyUI estimates them for sampling."""
+    largest = max(training_set.latent_shapes(), key=math.prod)
+    together = min(train.micro_batch or train.batch_size, train.batch_size)
+    return float(patcher.memory_required([together, *largest]))
+
+
+def require_own_norms(patcher: ModelPatcher, spec: LoraSpec) -> None:
+    """ComfyUI divides a DoRA by the norms of whatever weights it is loaded on; under another LoRA those are not the model's own.
+
+    Raises ValueError for a DoRA on a model whose weights are patched.
+    """
+    if AdapterSpec.of(spec).kind is Kind.DORA and (patcher.patches or patcher.weight_wrapper_patches):
+        raise ValueError("this model carries a LoRA or another patch of its weights, and a DoRA is scaled by the norms of its own ones; "
+                         "take the node that patches it away, save the patched model and load that, or choose another kind of adapter")
 
 
 def resident(patcher: ModelPatcher) -> ModelPatcher:

@@ -86,7 +86,8 @@ def keep_types(optimizer: torch.optim.Optimizer, saved: Mapping[int, Mapping[str
     for index, entries in saved.items():
         own = optimizer.state[parameters[index]]
         for name, value in entries.items():
-            own[name] = in_type_of(value, own[name])
+            if name in own:  # bitsandbytes wraps its state to save it, and unwraps it by itself
+                own[name] = in_type_of(value, own[name])
 
 
 def in_type_of(saved: Any, own: Any) -> Any:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
 import torch
@@ -18,15 +18,17 @@ from .objective import Errors, WithoutAdapter, level_weight, prediction_errors
 from .state import TrainingState
 
 OnStep = Callable[[StepReport], None]
+Around = Callable[[Batch], AbstractContextManager[None]]
 
 
 def train(model: Denoiser, parameters: Sequence[nn.Parameter], examples: Sequence[Example], config: TrainConfig, *,
           epoch: Epoch | None = None, state: TrainingState | None = None, without_adapter: WithoutAdapter = nullcontext,
-          on_step: OnStep = lambda report: None) -> None:
+          around: Around = lambda batch: nullcontext(), on_step: OnStep = lambda report: None) -> None:
     """Train `parameters` in place. `on_step` is called after every step and may raise to stop; the caller decides what that is.
 
     `examples` may load an example when it is asked for; `epoch` says how often each is drawn (default: once). A `state` with
     finished steps goes on behind them. Within `without_adapter` the model predicts as if `parameters` were not there.
+    Each forward pass is made together with its backward pass within `around`.
     A step whose masks are all black teaches nothing: it is reported with a loss of zero and leaves weights and momentum alone.
     Raises FloatingPointError before the optimizer step when a loss or gradient is not finite.
     """
@@ -43,14 +45,14 @@ def train(model: Denoiser, parameters: Sequence[nn.Parameter], examples: Sequenc
             learn_B, keep_B = scales(draws, config)
             for members in micro_batches(draws, config.micro_batch):
                 batch = Batch.stack([draws[i] for i in members], parameters[0].device)
-                errors = prediction_errors(model, batch, config.loss, without_adapter)
-                share_B = step_share(errors, batch, learn_B[members], keep_B[members])
-                require_finite(share_B, batch, step)
-                share_B.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                with around(batch):
+                    errors = prediction_errors(model, batch, config.loss, without_adapter)
+                    share_B = step_share(errors, batch, learn_B[members], keep_B[members])
+                    require_finite(share_B, batch, step)
+                    share_B.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 meter.add(errors.target_BCHW.detach(), batch.weight_B1HW, share_B.detach())
             grad_norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf).item()
-            if not math.isfinite(grad_norm):
-                raise FloatingPointError(f"step {step}: the gradient is not finite; lower the learning rate {config.learning_rate:g}")
+            require_finite_gradient(grad_norm, draws, step, config)
             state.move()
         state.step = step
         on_step(meter.report(step, grad_norm, rate))
@@ -68,6 +70,13 @@ def require_finite(share_B: Tensor, batch: Batch, step: int) -> None:
     if not torch.isfinite(share_B).all():
         names = ", ".join(d.example.name for d, ok in zip(batch.draws, share_B.isfinite(), strict=True) if not ok)
         raise FloatingPointError(f"step {step}: the loss of {names} is not finite; look at them or lower the learning rate")
+
+
+def require_finite_gradient(grad_norm: float, draws: Sequence[Draw], step: int, config: TrainConfig) -> None:
+    if not math.isfinite(grad_norm):
+        names = ", ".join(d.example.name for d in draws if d.teaches)
+        raise FloatingPointError(f"step {step}: the gradient of {names} is not finite; look at them or lower the learning rate "
+                                 f"{config.learning_rate:g}")
 
 
 def scales(draws: Sequence[Draw], config: TrainConfig) -> tuple[Tensor, Tensor]:

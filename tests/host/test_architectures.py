@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from pack.dataset.cache import CachedExample, TrainingSet
-from pack.host.architectures import NO_BACKWARD, PROVEN, proven
+from pack.host.architectures import NO_BACKWARD, PROVEN, unproven
 from pack.host.drift import borrow_for_prediction
 from pack.host.examples import Examples, make_example
 from pack.host.training import borrow_for_training
@@ -86,7 +86,7 @@ def test_the_table_in_the_docs_is_what_is_measured(name: str, root: Path) -> Non
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_what_is_tested_is_called_proven(name: str) -> None:
-    assert proven(tiny_patcher(name)[0]) is None
+    assert unproven(tiny_patcher(name)[0]) is None
 
 
 def test_nothing_is_called_proven_without_a_test() -> None:
@@ -97,7 +97,7 @@ def test_nothing_is_called_proven_without_a_test() -> None:
 def test_an_unproven_model_says_so() -> None:
     patcher, _ = tiny_patcher("flux")
     patcher.model.__class__ = type("Mochi", (type(patcher.model),), {})
-    assert "Mochi is not among the proven models" in str(proven(patcher))
+    assert "Mochi is not among the proven models" in str(unproven(patcher))
 
 
 @pytest.mark.parametrize("name", sorted(NO_BACKWARD))

@@ -17,10 +17,11 @@ from pack.dataset.cache import TrainingSet
 from pack.host.checkpoints import Checkpoints, states, step_of
 from pack.host.denoiser import ComfyDenoiser
 from pack.host.finish import FinishEarly
-from pack.host.lora_format import load_lora
+from pack.host.lora_format import load_lora, save_lora
 from pack.host.progress import Progress
 from pack.host.run import ActiveRun, RunConfig, RunResult, run_training
 from pack.masks.recipe import MaskRecipe
+from pack.trainer.adapter_spec import AdapterSpec
 from pack.trainer.config import LoraSpec, TrainConfig
 from pack.trainer.ema import EmaSpec
 from pack.trainer.example import StepReport
@@ -239,6 +240,26 @@ def test_what_would_be_another_run_is_refused(case: Case, what: str) -> None:
     with pytest.raises(ValueError, match=f"{message}.*Give the run another name"):
         case.run(other)
     assert case.steps() == before
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_run_that_started_from_a_lora_goes_on_with_its_ranks_and_not_from_another_file(case: Case, rank: int) -> None:
+    """The file's rank is not that of the settings; a file of the same name and other contents is another start."""
+    start = case.folder / "start.safetensors"
+    save_lora(case.run(replace(case.config(steps=2), lora=LoraSpec(rank=3, alpha=1.0), name="first")).lora, start)
+
+    def config(folder: str, end: Ending | None = None) -> RunConfig:
+        case.folder = start.parent / folder
+        return replace(case.config(end=end), lora=AdapterSpec(rank=2, alpha=4.0, start=str(start)))
+
+    whole = case.run(config("whole"))
+    assert whole.lora.metadata["ss_network_dim"] == "3"
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        case.run(config("stopped", Ending(5, comfy.model_management.InterruptProcessingException())))
+    assert_same(case.run(config("stopped")), whole)
+    save_lora(case.run(replace(config("other"), lora=LoraSpec(rank=rank, alpha=2.0))).lora, start)
+    with pytest.raises(ValueError, match="LoRA to start from was start.safetensors, .* and is start.safetensors, .* now"):
+        case.run(config("stopped"))
 
 
 def test_rate_length_and_memory_settings_may_change(case: Case) -> None:

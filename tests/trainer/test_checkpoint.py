@@ -128,6 +128,16 @@ def test_states_of_8_bits_and_of_bfloat16_come_back_as_they_were(tmp_path: Path,
     assert group["d"] == math.prod([1e-6] + [1.1] * STOP)
 
 
+def test_state_that_an_optimizer_wraps_to_save_it_is_its_own_to_unwrap() -> None:
+    """As bitsandbytes does with its 8-bit codes."""
+    parameter = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.Adam([parameter])
+    optimizer.state[parameter] = {"codes": torch.ones(2)}
+    checkpoint.keep_types(optimizer, {0: {"wrapped": {"codes": torch.tensor([1, 2], dtype=torch.uint8)}, "codes": torch.tensor([3, 4])}})
+    assert optimizer.state[parameter].keys() == {"codes"}
+    assert optimizer.state[parameter]["codes"].tolist() == [3, 4]
+
+
 def test_what_a_file_cannot_hold_is_told_with_its_place() -> None:
     with pytest.raises(TypeError, match=r"optimizer\.state\.0\.hook is a function"):
         checkpoint.pack({"optimizer": {"state": {0: {"hook": lambda: None}}}}, "", {})

@@ -4,6 +4,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from pack.trainer import loop
 from pack.trainer.config import Normalization, TrainConfig
-from pack.trainer.draws import draw
+from pack.trainer.draws import Batch, draw
 from pack.trainer.epoch import Epoch, draw_order
 from pack.trainer.example import Example, StepReport
 from pack.trainer.loop import micro_batches, train
@@ -276,9 +278,29 @@ def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
 
     model = Kinked()
     before = model.snapshot()
-    with pytest.raises(FloatingPointError, match="step 1: the gradient is not finite; lower the learning rate 0.01"):
+    with pytest.raises(FloatingPointError, match="step 1: the gradient of q., q., q., q. is not finite; .*rate 0.01"):
         run(EQUAL, model=model, **SETTINGS)
     assert torch.equal(model.snapshot(), before)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1])
+def test_each_forward_pass_and_its_backward_are_in_around(micro_batch: int) -> None:
+    model, told, drawn = ConvDenoiser(), list[str](), list[tuple[int, str]]()
+    model.conv.bias.register_hook(lambda grad: told.append("backward"))
+
+    @contextmanager
+    def around(batch: Batch) -> Iterator[None]:
+        drawn.extend((d.index, d.example.name) for d in batch.draws)
+        before = len(model.calls)
+        told.append("in")
+        yield
+        told.append("out")
+        assert len(model.calls) == before + 1
+
+    config = TrainConfig(**{**SETTINGS, "steps": 2}, micro_batch=micro_batch)
+    train(model, model.parameters, EQUAL, config, around=around)
+    assert told == ["in", "backward", "out"] * (8 if micro_batch else 2)
+    assert sorted(drawn) == [(index, e.name) for step in (1, 2) for index, e in picks(EQUAL, config, step)]
 
 
 def test_on_step_stops_at_once() -> None:

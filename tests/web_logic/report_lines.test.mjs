@@ -32,6 +32,11 @@ test("a training with gaps: no memory told, no pixel outside the masks", () => {
   ])
 })
 
+test("a training of a model that no test proves", () => {
+  const warning = "Mochi is not among the proven models"
+  assert.equal(reportLines(JSON.stringify({ ...TRAINING, outcome: "", warning })).at(-1), warning)
+})
+
 test("a training that was resumed, finished early, or complete before", () => {
   const outcome = "resumed at step 200 of 900; finished early at step 300 of 900"
   const [first, second] = reportLines(JSON.stringify({ ...TRAINING, outcome, total_seconds: 32.83 }))

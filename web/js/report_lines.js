@@ -11,7 +11,7 @@ export function duration(seconds) {
 }
 
 function training(report) {
-  const { total_seconds, seconds_per_step, peak_rss_mb, outcome } = report
+  const { total_seconds, seconds_per_step, peak_rss_mb, outcome, warning } = report
   const lines = outcome ? [outcome[0].toUpperCase() + outcome.slice(1)] : []
   if (seconds_per_step != null) {
     const done = Math.round(total_seconds / seconds_per_step) // a resumed run has more steps than were done now
@@ -22,6 +22,7 @@ function training(report) {
     const [first, last] = [report[`loss_${where}_first`], report[`loss_${where}_last`]]
     if (first != null && last != null) lines.push(`Loss ${where} the masks: ${number(first)} at first, ${number(last)} at last`)
   }
+  if (warning) lines.push(warning)
   return lines
 }
 
