@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from .defaults import new_graph
 from .server import Comfy, Graph, Node, add_training, complaints
 
 LONG = 100_000  # steps that no test waits for
@@ -26,16 +27,12 @@ def test_what_is_no_running_training_is_refused(comfy: Comfy, body: Any, status:
 
 
 def training(comfy: Comfy, name: str, steps: int, *, checkpoints: bool) -> tuple[Graph, Node, Node]:
-    graph = Graph()
+    graph = new_graph(comfy)
     made = add_training(graph, steps=steps, name=name)
     if checkpoints:
-        node = graph.add("MaskedLoRA_Checkpoints", every=2, keep=2, resume="if there is one")
+        node = graph.add("MaskedLoRA_Checkpoints", every=2, keep=2)
         graph.prompt[made.trained.id]["inputs"]["checkpoints"] = node[0]
     saved = graph.add("MaskedLoRA_SaveLora", lora=made.trained[0], filename=name)
-    for node in graph.prompt.values():  # what a page would fill in
-        for key, (kind, *options) in comfy.object_info[node["class_type"]]["input"].get("required", {}).items():
-            if key not in node["inputs"]:
-                node["inputs"][key] = options[0].get("default", kind[0] if isinstance(kind, list) else None)
     return graph, made.trained, saved
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 from PIL import Image
 
+from .defaults import new_graph
 from .server import Comfy, Graph, add_data_set, add_training
 from .test_event_file import scalars
 
@@ -62,21 +63,11 @@ def watched(graph: Graph, name: str) -> None:
     graph.add("PreviewAny", source=training.trained[2])
 
 
-def with_defaults(graph: Graph, comfy: Comfy) -> Graph:
-    """As a page sends it: inputs that were not given have their defaults."""
-    for node in graph.prompt.values():
-        for name, (kind, *options) in comfy.object_info[node["class_type"]]["input"].get("required", {}).items():
-            told = options[0] if options else {}
-            choices = told.get("options") or (kind if isinstance(kind, list) else [None])
-            node["inputs"].setdefault(name, told.get("default", choices[0]))
-    return graph
-
-
 def test_a_watched_training_shows_pictures_and_leaves_them_and_its_log(comfy: Comfy) -> None:
-    graph = Graph()
+    graph = new_graph(comfy)
     watched(graph, "watched")
     with Page(comfy.server.url) as page:
-        status, answer = comfy.post("/prompt", {"prompt": with_defaults(graph, comfy).prompt, "client_id": CLIENT})
+        status, answer = comfy.post("/prompt", {"prompt": graph.prompt, "client_id": CLIENT})
         assert status == 200, answer
         run = comfy.wait(answer["prompt_id"])
     assert not run.failure, comfy.log()[-3000:]
@@ -94,8 +85,8 @@ def test_a_watched_training_shows_pictures_and_leaves_them_and_its_log(comfy: Co
 
 
 def test_settings_that_mean_nothing_are_told_at_the_node(comfy: Comfy) -> None:
-    graph = Graph()
+    graph = new_graph(comfy)
     watched(graph, "refused")
     (node,) = graph.ids("MaskedLoRA_Validation")
     graph.prompt[node]["inputs"]["levels"] = "0.3, low"
-    assert "validation levels are '0.3, low'" in comfy.error(with_defaults(graph, comfy), "MaskedLoRA_Validation")
+    assert "validation levels are '0.3, low'" in comfy.error(graph, "MaskedLoRA_Validation")

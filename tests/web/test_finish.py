@@ -9,7 +9,7 @@ import pytest
 from pack.tests.host.server import ROOT, Comfy
 from playwright.sync_api import Browser
 
-from .page import Editor, chromium, editor
+from .page import Editor, editor
 
 FILE = ROOT / "workflows" / "quickstart.json"
 NODES = len(json.loads(FILE.read_text(encoding="utf-8"))["nodes"])
@@ -28,15 +28,10 @@ LONG_TRAINING = """seed => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def chrome(browser: str) -> Iterator[Browser]:
-    with chromium(browser) as running:
-        yield running
-
-
 @pytest.fixture(params=["canvas", "nodes 2.0"])
 def page(request: pytest.FixtureRequest, chrome: Browser, comfy: Comfy) -> Iterator[Editor]:
     with editor(chrome, comfy, vue=request.param == "nodes 2.0") as opened:
+        opened.open()
         opened.drop(FILE.read_text(encoding="utf-8"), "quickstart.json", NODES)
         yield opened
 
