@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..dataset.cache import CachedExample, ExampleRef
+from ..dataset.keys import hash_file
 from ..trainer.adapter_spec import AdapterSpec
 from ..trainer.checkpoint import DamagedCheckpoint, fixed_settings, flat, load_checkpoint, save_checkpoint
 from ..trainer.config import choice
@@ -162,8 +163,7 @@ def started_from(spec: AdapterSpec) -> str:
     """By content, because its ranks and alphas are the run's own, and a checkpoint fits no others."""
     if not spec.start:
         return "none"
-    with Path(spec.start).open("rb") as file:
-        return f"{Path(spec.start).name}, {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+    return f"{Path(spec.start).name}, {hash_file(Path(spec.start)).digest[:12]}"
 
 
 def contents_hash(run: ActiveRun) -> str:
