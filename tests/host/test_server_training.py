@@ -84,7 +84,7 @@ def test_folders_are_combined_with_repeats_and_weights(comfy: Comfy, class_pictu
                   "loss weight: 2", "without a caption, trained on empty text: 2"):
         assert words in told
     assert ("regularisation pictures" in told) == regularisation
-    assert "training 14 pictures, 12 with a mask and 2 without" in log
+    assert "pictures: 14, 12 with a mask and 2 without" in log
     assert ("2 of them for regularisation" in log) == regularisation
 
     light, heavy = (Saved.of(comfy, run, saved[weight]) for weight in (0.5, 2.0))
