@@ -31,7 +31,7 @@ from pack.dataset.cache import ExampleCache, ExampleRef  # noqa: E402
 from pack.dataset.manifest import open_set, save_set  # noqa: E402
 from pack.dataset.refs import RefTable  # noqa: E402
 
-ITEMS, PICTURES, SIDE, LONG_SIDE, ROUNDS = 100_000, 3, 512, 3000, 3
+ITEMS, PICTURES, SIDE, LONG_SIDE, ROUNDS = 100_000, 8, 512, 3000, 3
 SPREAD = 0x9E3779B97F4A7C15F39CC0605CEDC8341082276BF3A27251F86C6A11D0C18E95  # odd: multiples make distinct keys in all shards
 
 

@@ -16,11 +16,12 @@ R = TypeVar("R")
 class ReadAhead(Generic[T, R]):
     """work(item) for each item, in threads, at most `depth` of them done or begun and not yet taken.
 
+    With a depth of 0 nothing is done while the caller works on a result.
     A context: it starts on entry; on exit, whatever the reason, what was not begun is dropped and the threads are joined.
     """
 
     def __init__(self, work: Callable[[T], R], items: Iterable[T], *, threads: int, depth: int) -> None:
-        self.work, self.items, self.depth = work, iter(items), depth
+        self.work, self.items, self.depth, self.overlaps = work, iter(items), max(1, depth), depth > 0
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="masked-lora-read")
         self.pending: deque[Future[R]] = deque()
 
@@ -41,9 +42,11 @@ class ReadAhead(Generic[T, R]):
             self.pending.popleft()
             result = first.result()
             del first  # or the future would keep its pixels while the caller works on them
-            self._fill()
+            if self.overlaps:
+                self._fill()
             yield result
             del result
+            self._fill()
 
     def _fill(self) -> None:
         while len(self.pending) < self.depth:

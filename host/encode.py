@@ -185,16 +185,23 @@ class Encoders:
 def encode_items(items: Sequence[Item], encoders: Encoders, prepare: Preparation, meter: Meter) -> tuple[RefTable, Counts]:
     """Puts what it lacks of the items into the cache."""
     counts, refs = Counts(), RefTable()
-    # On a CPU the VAE needs the cores: one thread loads faster than it encodes.
-    threads = 1 if encoders.vae.device.type == "cpu" else 2
-    depth = CLIPS_AHEAD if any(item.frames > 1 for item in items) else PICTURES_AHEAD
-    with WriteBehind(WRITES_BEHIND) as write, ReadAhead(prepare, items, threads=threads, depth=depth) as pictures:
+    depth = read_ahead_depth(encoders.vae, items)
+    with WriteBehind(WRITES_BEHIND) as write, ReadAhead(prepare, items, threads=2, depth=depth) as pictures:
         texts = encode_captions(dict.fromkeys(item.caption for item in items), encoders, prepare.cache, write, meter, counts)
         for prepared in pictures.results(meter.look):
             refs.append(finish(prepared, encoders.vae, prepare, texts, write, counts))
             del prepared  # or its pixels would stay while the next picture is awaited
             meter.step()
     return refs, counts
+
+
+def read_ahead_depth(vae: comfy.sd.VAE, items: Sequence[Item]) -> int:
+    """How many pictures or clips are read while the VAE works. On a CPU none: the VAE uses every core and waits for its slowest
+    thread, so that reading beside it costs more time than it saves.
+    """
+    if vae.device.type == "cpu":
+        return 0
+    return CLIPS_AHEAD if any(item.frames > 1 for item in items) else PICTURES_AHEAD
 
 
 def finish(prepared: Prepared, vae: comfy.sd.VAE, prepare: Preparation, texts: dict[str, tuple[str, int]], write: WriteBehind,

@@ -290,6 +290,15 @@ def test_reading_ahead_keeps_order_and_never_runs_far() -> None:
     assert sorted(begun) == list(range(40))
 
 
+def test_a_depth_of_nothing_reads_only_while_the_caller_waits() -> None:
+    begun: list[int] = []
+    with ReadAhead(begun.append, range(10), threads=2, depth=0) as reading:
+        for number, _ in enumerate(reading.results(lambda: None), start=1):
+            time.sleep(0.005)
+            assert len(begun) == number
+    assert begun == list(range(10))
+
+
 def test_an_error_while_reading_arrives_in_its_turn_and_ends_the_threads() -> None:
     def work(number: int) -> int:
         if number == 2:

@@ -434,14 +434,18 @@ def test_cancel_stops_at_once_and_keeps_what_was_encoded(
     assert work()[0] == 9
 
 
-def test_only_a_few_pictures_are_in_memory(encode: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_only_a_few_pictures_are_in_memory(encode: Any, device: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a CPU one after the other; beside a GPU, which there is none of here, a few are read ahead."""
+    if device == "gpu":
+        monkeypatch.setattr(module, "read_ahead_depth", lambda vae, items: module.PICTURES_AHEAD)
     alive: set[int] = set()
     most, real = [0], module.load_item
 
     def watched(item: Item) -> Any:
         """A view of loaded pixels keeps their storage alive, and with it the numpy array that it was made of."""
         loaded = real(item)
-        pixels = np.array(loaded.image_THWC)
+        pixels = loaded.image_THWC.numpy().copy()
         alive.add(id(pixels))
         weakref.finalize(pixels, alive.discard, id(pixels))
         most[0] = max(most[0], len(alive))
@@ -449,7 +453,7 @@ def test_only_a_few_pictures_are_in_memory(encode: Any, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(module, "load_item", watched)
     encode(photographs(tmp_path, 24))
-    assert 1 < most[0] <= module.PICTURES_AHEAD + 1
+    assert most[0] == 1 if device == "cpu" else 1 < most[0] <= module.PICTURES_AHEAD + 1
 
 
 def reading_threads() -> list[str]:

@@ -40,7 +40,7 @@ def seen(comfy: Comfy, graph: Graph, *masks: Node) -> list[Tensor]:
     """The masks, each (B, H, W), as core's nodes save them: 8 bits a pixel."""
     saved = [graph.add("SaveImage", images=graph.add("MaskToImage", mask=mask[0])[0], filename_prefix="recipe") for mask in masks]
     run = comfy.run(graph)
-    return [torch.stack([torch.from_numpy(np.asarray(image.convert("L"))) for image in run.images(node)]).float() / 255 for node in saved]
+    return [torch.stack([torch.from_numpy(np.array(image.convert("L"))) for image in run.images(node)]).float() / 255 for node in saved]
 
 
 def assert_same(result: Tensor, expected: Tensor) -> None:

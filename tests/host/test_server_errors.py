@@ -156,7 +156,7 @@ def test_mask_of_another_size_is_stretched_when_asked_for(comfy: Comfy, folder: 
     assert "two: masks/two.png is 64x48, the picture 160x128" in run.text(loader), "other proportions are told"
     one, _, two = run.images(shown)
     assert one.size == two.size == (160, 128)
-    difference = [abs(a - b) for a, b in zip(one.convert("L").getdata(), two.convert("L").getdata(), strict=True)]
+    difference = [abs(a - b) for a, b in zip(one.convert("L").tobytes(), two.convert("L").tobytes(), strict=True)]
     assert max(difference) <= 4
     assert one.convert("L").getextrema() == (0, 255)
 

@@ -38,6 +38,7 @@ CLAMPED = MASK.clamp(min=0.1)  # OneTrainer's unmasked weight
 @pytest.mark.parametrize(("mask", "normalization", "prior", "expected"), [
     (MASK, "none", PriorSpec(), 1.0),  # sd-scripts, diffusion-pipe, SimpleTuner
     (MASK, "step", PriorSpec(), 1.7777779),  # ai-toolkit, blissful-tuner fork
+    (MASK * 0.9 + 0.1, "step", PriorSpec(), 2.2268043),  # ai-toolkit with a floor of 0.1
     (MASK**2 * 0.9 + 0.1, "step", PriorSpec(), 2.1405407),  # the fork with gamma 2 and floor 0.1
     (CLAMPED, "none", PriorSpec(), (1.375 + 1.275) / 2),  # OneTrainer
     (CLAMPED, "image", PriorSpec(), (3.2352939 + 1.6451614) / 2),

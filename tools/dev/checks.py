@@ -26,6 +26,8 @@ def run_tests(environment: Environment, arguments: list[str], browser: bool) -> 
         variables["MASKED_LORA_BROWSER"] = find_browser() or install_browser()
     else:
         variables["MASKED_LORA_NO_BROWSER"] = "1"
+    # OpenMP's threads spin while they wait; beside another busy process a test of seconds then takes minutes.
+    variables.setdefault("OMP_WAIT_POLICY", "passive")
     variables[pillow_images.VARIABLE] = str(pillow_images.pillow_images(environment.python))
     check_statically(environment.python)
     chosen = [] if names_tests(arguments) else [str(path.relative_to(ROOT)) for path in ordered_tests(TESTS)]
