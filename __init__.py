@@ -30,6 +30,12 @@ async def comfy_entrypoint() -> ComfyExtension:
         from .nodes import NODES as nodes
 
     class MaskedLoRAExtension(ComfyExtension):
+        async def on_load(self) -> None:
+            if nodes:
+                from .nodes.routes import add_routes
+
+                add_routes()
+
         async def get_node_list(self) -> list[type]:
             return list(nodes)
 

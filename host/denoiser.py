@@ -26,6 +26,7 @@ class ComfyDenoiser:
         require_affine(self.sampling, type(self.model).__name__)
         options = patcher.model_options.get("transformer_options", {})
         # SDPA has a backward; sage and flash attention, which the host may have been started with, have none.
+        self.gradient_scale = 1.0  # what gradients are multiplied by on their way into the network
         self.transformer_options = {**options, "optimized_attention_override": differentiable_attention,
                                     "sample_sigmas": torch.tensor([1.0, 0.0])}
 
@@ -33,6 +34,8 @@ class ComfyDenoiser:
         options = {**self.transformer_options, "sigmas": sigma_B.detach(), "cond_or_uncond": [0]}
         # `raw_denoiser` has replaced calculate_denoised, so this is the prediction and not x0.
         prediction: Tensor = self.model.apply_model(noisy_BCHW, sigma_B, transformer_options=options, **cond_cat(conds, noisy_BCHW.device))
+        if prediction.requires_grad and self.gradient_scale != 1:
+            prediction.register_hook(lambda grad: grad * self.gradient_scale)
         return prediction
 
     def add_noise(self, latent_BCHW: Tensor, noise_BCHW: Tensor, sigma_B: Tensor) -> Tensor:

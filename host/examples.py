@@ -109,12 +109,35 @@ def check_channels(patcher: ModelPatcher, cached: CachedExample) -> None:
 
 def model_cond(patcher: ModelPatcher, cached: CachedExample, latent_BCHW: torch.Tensor) -> dict[str, CONDRegular]:
     """What the sampler would hand the model for this caption and size: one caption a picture, never averaged over a batch."""
-    given: dict[str, Any] = {k: v.clone() for k, v in cached.cond.items()}
+    given = conditioning(cached.cond)
     height, width = (side * PIXELS_PER_CELL for side in latent_BCHW.shape[-2:])
     conds: Mapping[str, CONDRegular] = patcher.model.extra_conds(
         **given, noise=latent_BCHW, device=torch.device("cpu"), width=width, height=height, prompt_type="positive", latent_image=None,
         denoise_mask=None, seed=0, latent_shapes=[latent_BCHW.shape])
     return {k: v.process_cond(batch_size=1, area=None) for k, v in conds.items()}
+
+
+def conditioning(cond: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The entries of a CONDITIONING that cached tensors stand for.
+
+    A tensor without dimensions is a number (`guidance`), and `reference_latents.0`, `.1`, ... are the list `reference_latents` of an
+    edit model, (1, C, [T,] H, W) each, as the VAE gives them.
+    """
+    # Core's text nodes always hand over pooled_output, None where there is none, and some models demand the entry.
+    given: dict[str, Any] = {"pooled_output": None}
+    for name, value in sorted(cond.items(), key=lambda item: natural(item[0])):
+        name, _, place = name.partition(".")
+        if place:
+            given.setdefault(name, []).append(value.clone())
+        else:
+            given[name] = value.clone() if value.ndim else value.item()
+    return given
+
+
+def natural(name: str) -> tuple[str, int]:
+    """Sorts reference_latents.10 behind reference_latents.9."""
+    start, _, place = name.partition(".")
+    return start, int(place or 0)
 
 
 def shape_of(cond: CONDRegular) -> Hashable:

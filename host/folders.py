@@ -92,6 +92,11 @@ def lora_file(name: str) -> Path:
     return file
 
 
+def runs_folder(lora: Path) -> Path:
+    """Where the runs of one sub-folder of output/loras keep what is no LoRA: checkpoints, previews, logs."""
+    return lora_folder().with_name("masked_lora") / lora.parent.relative_to(lora_folder())
+
+
 def free_lora_file(name: str) -> Path:
     """`lora_file` with the first number that is not taken, so that nothing is overwritten."""
     file = lora_file(name)

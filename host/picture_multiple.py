@@ -35,6 +35,6 @@ def picture_multiple(vae: comfy.sd.VAE, model: ModelPatcher | None) -> PictureMu
 def patch_size(model: ModelPatcher) -> int:
     """Latent cells along one side of a patch of the diffusion model; 1 when it has none."""
     network = model.model.diffusion_model
-    # Cosmos and its relatives name it patch_spatial. Video models give (time, height, width).
-    size = getattr(network, "patch_size", getattr(network, "patch_spatial", 1))
+    # Cosmos and its relatives name it patch_spatial, Krea2 patch. Video models give (time, height, width).
+    size = next((getattr(network, name) for name in ("patch_size", "patch_spatial", "patch") if hasattr(network, name)), 1)
     return int(size if isinstance(size, int) else size[-1])

@@ -12,6 +12,7 @@ from server import PromptServer
 
 if TYPE_CHECKING:
     from ..trainer.example import StepReport
+    from .run import ActiveRun
 
 logger = logging.getLogger(__name__)
 CONSOLE_SECONDS = 5.0
@@ -34,24 +35,35 @@ class Progress:
 
 
 class TrainingProgress:
-    """Step, loss and time left: every step on the node, every few seconds in the console."""
+    """Step, loss and time left: every step on the node, every few seconds in the console. The first observer of every run."""
 
     def __init__(self, progress: Progress, steps: int) -> None:
         self.progress, self.steps = progress, steps
-        self.started = self.logged = time.monotonic()
+        self.started_at = self.logged = time.monotonic()
         self.smooth = math.nan
 
-    def __call__(self, report: StepReport) -> None:
+    def started(self, run: ActiveRun) -> None:
+        self.started_at = self.logged = time.monotonic()
+
+    def after_step(self, run: ActiveRun, report: StepReport) -> None:
+        new_steps = report.step - run.resumed
+        for done in run.reports if new_steps == 1 else [report]:  # the first step of a resumed run brings those before it
+            self._smooth(done)
         now = time.monotonic()
-        if report.mean_weight > 0:  # an all-black step taught nothing and says nothing about the loss
-            self.smooth = report.loss if math.isnan(self.smooth) else 0.95 * self.smooth + 0.05 * report.loss
-        per_step = (now - self.started) / report.step
+        per_step = (now - self.started_at) / new_steps
         text = (f"step {report.step}/{self.steps}  loss {self.smooth:.4f}  {per_step:.2f} s/step  "
                 f"{duration(per_step * (self.steps - report.step))} left")
-        if now - self.logged >= CONSOLE_SECONDS or report.step in (1, self.steps):
+        if now - self.logged >= CONSOLE_SECONDS or new_steps in (1, 5) or report.step == self.steps:
             self.logged = now
             logger.info("Masked LoRA: %s", text)
         self.progress.update(report.step, self.steps, text)
+
+    def ended(self, run: ActiveRun, finished: bool) -> None:
+        """The node's progress stands where it is."""
+
+    def _smooth(self, report: StepReport) -> None:
+        if report.mean_weight > 0:  # an all-black step taught nothing and says nothing about the loss
+            self.smooth = report.loss if math.isnan(self.smooth) else 0.95 * self.smooth + 0.05 * report.loss
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,8 @@
 """Borrow a diffusion model from ComfyUI for training, and give it back exactly as it was."""
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,10 +15,18 @@ from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..dataset.cache import TrainingSet
 from ..trainer.adapter import LoraAdapter
-from ..trainer.config import LoraSpec
+from ..trainer.adapter_spec import AdapterSpec, Kind
+from ..trainer.config import LoraSpec, TrainConfig
+from .architectures import require_backward
 from .denoiser import ComfyDenoiser, raw_denoiser
+from .frozen import frozen_layers
+from .warm_start import warm_start
 
+logger = logging.getLogger(__name__)
+# Gradients of a mean square over 2**14 to 2**20 values reach the network at 1 to 0.01, some powers of two from either end of float16.
+FLOAT16_SCALE = 2.0**13
 INJECTION_KEY = "masked_lora_training"
 
 
@@ -25,10 +35,12 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
                         memory_required: float = 0.0) -> Iterator[tuple[ComfyDenoiser, LoraAdapter]]:
     """Lend `patcher`'s own weights, with a fresh LoRA on them and right gradients, until the block is left in whatever way.
 
-    No second copy of the weights is made. `memory_required` in bytes is kept free on the device besides the weights.
-    Raises ValueError for a model that cannot be trained, before anything is touched.
+    No second copy of the weights is made, but see `resident`. `memory_required` in bytes is kept free on the device besides the
+    weights. Raises ValueError for a model that cannot be trained, before anything is touched.
     """
-    require_resident(patcher)
+    require_backward(patcher)
+    require_own_norms(patcher, spec)
+    patcher = resident(patcher)
     borrowed, denoiser = raw_denoiser(patcher)
     flags = {name: p.requires_grad for name, p in patcher.model.named_parameters()}
     with torch.inference_mode(False), torch.enable_grad(), differentiable_kernels():
@@ -36,13 +48,15 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
         try:
             thaw(patcher.model)
             adapter = LoraAdapter(network, spec, seed)
+            if words := warm_start(adapter, patcher):  # makes parameters of its own, so before any is moved or hooked
+                logger.info("Masked LoRA: %s", words)
             adapter.detach()
             borrowed.set_injections(INJECTION_KEY, [PatcherInjection(
                 inject=lambda _: adapter.attach(), eject=lambda _: adapter.detach())])
             comfy.model_management.load_models_gpu([borrowed], memory_required=memory_required)
             for parameter in adapter.parameters:
                 parameter.data = parameter.data.to(borrowed.load_device)
-            with gradient_safe(network, checkpointing):
+            with gradient_safe(network, checkpointing), above_underflow(denoiser, adapter):
                 yield denoiser, adapter
         finally:
             borrowed.eject_model()
@@ -51,11 +65,39 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
                 parameter.requires_grad_(flags[name])
 
 
-def require_resident(patcher: ModelPatcher) -> None:
-    """Dynamic VRAM streams weights through buffers that are reused after each layer; a backward pass would read others' weights."""
-    if patcher.is_dynamic():
-        raise ValueError("ComfyUI runs with dynamic VRAM, which reuses the memory of weights that training still needs; "
-                         "start ComfyUI with --disable-dynamic-vram to train")
+def training_memory(patcher: ModelPatcher, training_set: TrainingSet, train: TrainConfig) -> float:
+    """Bytes that a forward pass of training takes besides the weights, as ComfyUI estimates them for sampling."""
+    largest = max(training_set.latent_shapes(), key=math.prod)
+    together = min(train.micro_batch or train.batch_size, train.batch_size)
+    return float(patcher.memory_required([together, *largest]))
+
+
+def require_own_norms(patcher: ModelPatcher, spec: LoraSpec) -> None:
+    """ComfyUI divides a DoRA by the norms of whatever weights it is loaded on; under another LoRA those are not the model's own.
+
+    Raises ValueError for a DoRA on a model whose weights are patched.
+    """
+    if AdapterSpec.of(spec).kind is Kind.DORA and (patcher.patches or patcher.weight_wrapper_patches):
+        raise ValueError("this model carries a LoRA or another patch of its weights, and a DoRA is scaled by the norms of its own ones; "
+                         "take the node that patches it away, save the patched model and load that, or choose another kind of adapter")
+
+
+def resident(patcher: ModelPatcher) -> ModelPatcher:
+    """`patcher`; under dynamic VRAM its twin with weights of its own in main memory, made by ComfyUI and released with the twin.
+
+    Dynamic VRAM may take a weight off the device as soon as its layer is done, a backward pass needs it again, and its patcher can
+    neither hold a model in place nor be asked what is loaded. Raises ValueError where ComfyUI cannot load the model a second time.
+    """
+    if not patcher.is_dynamic():
+        return patcher
+    if patcher.cached_patcher_init is None:
+        raise ValueError("ComfyUI runs with dynamic VRAM, which does not hold weights in place for training, and this model was not loaded "
+                         "by one of ComfyUI's own loaders, which could load it without; use one, or start ComfyUI with "
+                         "--disable-dynamic-vram")
+    logger.info("Masked LoRA: dynamic VRAM is on; training loads the weights a second time, %.1f GB of main memory",
+                patcher.model_size() / 1e9)
+    with torch.inference_mode(False):
+        return patcher.clone(disable_dynamic=True)
 
 
 @contextmanager
@@ -87,6 +129,7 @@ def gradient_safe(network: nn.Module, checkpointing: bool) -> Iterator[None]:
     with wrong numbers. Each LayerNorm gets its own copy of its input, and each checkpointed block its own copy of its inputs.
     """
     with ExitStack() as stack:
+        stack.enter_context(frozen_layers(network))
         for module in network.modules():
             if isinstance(module, nn.LayerNorm):
                 stack.callback(module.register_forward_pre_hook(copy_input).remove)
@@ -97,6 +140,23 @@ def gradient_safe(network: nn.Module, checkpointing: bool) -> Iterator[None]:
         else:
             stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
         yield
+
+
+@contextmanager
+def above_underflow(denoiser: ComfyDenoiser, adapter: LoraAdapter) -> Iterator[None]:
+    """In float16 a mean over a picture has gradients near the smallest numbers there are; a power of two carries them through the
+    network, and the adapter's own gradients, in float32, are divided by it.
+    """
+    if denoiser.model.get_dtype_inference() != torch.float16:
+        yield
+        return
+    handles = [p.register_hook(lambda grad: grad / FLOAT16_SCALE) for p in adapter.parameters]
+    denoiser.gradient_scale = FLOAT16_SCALE
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def copy_input(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -3,8 +3,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .adapter import Adapter
 from .arrange import Arrange
 from .cache import CleanCache, EncodeTrainingSet, OpenTrainingSet
+from .checkpoints import Checkpoints
 from .combine import CombineMasks, RandomBlobs, RegionMask
 from .dataset import CombineDataSets, LoadFolder
 from .demo import DemoModel
@@ -12,14 +14,17 @@ from .grid import CompareGrid
 from .lists import DataSetFromLists, DataSetFromVideo, DataSetToLists, UseMasks
 from .lora import ApplyLora, LoadLora, SaveLora
 from .mask import GrowForLatentGrid, PreviewMask
+from .optimizer import Optimizer
 from .options import LossOptions, Noise, Prior
 from .recipe import EditMask, MaskPreset, MaskRecipe, MaskStep, StepMask
 from .text import TextEncode, TextPadding
 from .train import MeasureDrift, Train
+from .watching import Logs, Previews, Validation
 
 NODES: list[type[io.ComfyNode]] = [
     LoadFolder, DataSetFromLists, DataSetFromVideo, UseMasks, CombineDataSets, DataSetToLists, Arrange,
     MaskRecipe, MaskStep, MaskPreset, EditMask, StepMask, CombineMasks, RegionMask, RandomBlobs, PreviewMask, GrowForLatentGrid,
-    EncodeTrainingSet, OpenTrainingSet, CleanCache, Train, Prior, LossOptions, Noise, MeasureDrift,
+    EncodeTrainingSet, OpenTrainingSet, CleanCache, Train, Adapter, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews,
+    Validation, Logs, MeasureDrift,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, CompareGrid, DemoModel,
 ]

@@ -32,18 +32,18 @@ mode)*, so that sampling matches training by construction."""
 def quickstart(schemas: dict[str, Any]) -> Graph:
     g = Graph(schemas)
     g.note((0, 30), (1000, 300), NOTE)
-    g.group("Model, pictures and masks", 0, 350, 1000, 970, BLUE)
-    g.group("Train", 1020, 0, 710, 1320, GREEN)
-    g.group("Sample before and after, same seeds", 1750, 0, 880, 1320, YELLOW)
+    g.group("Model, pictures and masks", 0, 350, 1000, 1185, BLUE)
+    g.group("Train", 1020, 0, 710, 1535, GREEN)
+    g.group("Sample before and after, same seeds", 1750, 0, 880, 1535, YELLOW)
     model, clip, vae = g.add("MaskedLoRA_DemoModel", (20, 425), (290, 110))
     loaded, _ = g.add("MaskedLoRA_LoadFolder", (20, 590), (290, 640), folder="demo", mask_source="folder")
     data_set, _ = g.add("MaskedLoRA_Arrange", (340, 425), (290, 580), data_set=loaded, vae=vae, model=model, **SQUARES)
     recipe, = g.add("MaskedLoRA_MaskRecipe", (660, 425), (310, 200), blur=0.01)
     padding, = g.add("MaskedLoRA_TextPadding", (340, 1060), (290, 100), preset="comfyui-mask")
     g.add("MaskedLoRA_PreviewMask", (660, 680), (310, 620), data_set=data_set, recipe=recipe, vae=vae)
-    training_set, _ = g.add("MaskedLoRA_EncodeTrainingSet", (1040, 75), (320, 285), data_set=data_set, clip=clip, vae=vae, padding=padding)
-    lora, loss, _ = g.add("MaskedLoRA_Train", (1040, 412), (320, 655), model=model, training_set=training_set, recipe=recipe, **TRAINING)
-    g.add("MaskedLoRA_SaveLora", (1040, 1120), (320, 185), lora=lora, filename="quickstart")
+    training_set, _ = g.add("MaskedLoRA_EncodeTrainingSet", (1040, 75), (320, 345), data_set=data_set, clip=clip, vae=vae, padding=padding)
+    lora, loss, _ = g.add("MaskedLoRA_Train", (1040, 475), (320, 810), model=model, training_set=training_set, recipe=recipe, **TRAINING)
+    g.add("MaskedLoRA_SaveLora", (1040, 1340), (320, 185), lora=lora, filename="quickstart")
     g.add("LossGraphNode", (1390, 75), (320, 340), loss=loss, filename_prefix="masked_lora/loss")
     g.add("MaskedLoRA_MeasureDrift", (1390, 470), (320, 270), model=model, lora=lora, training_set=training_set, recipe=recipe)
     adapted, trained_padding = g.add("MaskedLoRA_ApplyLora", (1390, 795), (320, 190), model=model, lora=lora)
@@ -205,11 +205,11 @@ come through. With it they stay as the base model draws them, also for a caption
 def prior(schemas: dict[str, Any]) -> Graph:
     g = Graph(schemas)
     g.note((0, 30), (680, 260), PRIOR_NOTE)
-    g.group("Model, pictures and masks", 0, 310, 680, 1350, BLUE)
-    g.group("Train without prior", 700, 0, 340, 1660, GREEN)
-    g.group("Train with prior", 1060, 0, 340, 1660, GREEN)
-    g.group("Sample all three, same seeds", 1420, 0, 840, 1660, YELLOW)
-    g.group("What stayed", 2280, 0, 620, 1660, YELLOW)
+    g.group("Model, pictures and masks", 0, 310, 680, 1505, BLUE)
+    g.group("Train without prior", 700, 0, 340, 1815, GREEN)
+    g.group("Train with prior", 1060, 0, 340, 1815, GREEN)
+    g.group("Sample all three, same seeds", 1420, 0, 840, 1815, YELLOW)
+    g.group("What stayed", 2280, 0, 620, 1815, YELLOW)
     left, right = Column(g, 20, 385, 300), Column(g, 360, 385, 300)
     model, clip, vae = left.add("MaskedLoRA_DemoModel", 110)
     loaded = left.add("MaskedLoRA_LoadFolder", 640, folder="demo", mask_source="folder")[0]
@@ -227,7 +227,7 @@ def prior(schemas: dict[str, Any]) -> Graph:
 def train_twin(g: Graph, x: int, name: str, settings: dict[str, Output], weight: float = 0.0) -> list[Output]:
     column = Column(g, x, 75, 300)
     more = {"prior": column.add("MaskedLoRA_Prior", 180, weight=weight)[0]} if weight else {}
-    lora = column.add("MaskedLoRA_Train", 660, **settings, **more, **TRAINING | {"name": name})[0]
+    lora = column.add("MaskedLoRA_Train", 815, **settings, **more, **TRAINING | {"name": name})[0]
     column.add("MaskedLoRA_MeasureDrift", 270, **settings, lora=lora)
     return column.add("MaskedLoRA_ApplyLora", 190, model=settings["model"], lora=lora)
 

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeVar
 
+from .ema import EmaSpec
 from .noise import NoiseLevels
+from .optimizer import OPTIMIZERS, Optimization, OptimizerSpec
+from .schedule import ScheduleSpec
 
 
 class Normalization(str, Enum):
@@ -135,15 +138,19 @@ class LoraSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """One run. `batch_size` images share an optimizer step, `micro_batch` of them a forward pass (0 = all that fit together)."""
+    """One run. `batch_size` images share an optimizer step, `micro_batch` of them a forward pass (0 = all that fit together).
+    A gradient longer than `max_grad_norm` is cut to it (0 = never).
+    """
 
     steps: int
     batch_size: int = 1
     micro_batch: int = 0
     learning_rate: float = 1e-4
-    weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     normalization: Normalization = Normalization.STEP
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    ema: EmaSpec | None = None
     loss: LossSpec = field(default_factory=LossSpec)
     mask: MaskUse = field(default_factory=MaskUse)
     prior: PriorSpec = field(default_factory=PriorSpec)
@@ -155,9 +162,19 @@ class TrainConfig:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("micro_batch", "weight_decay"):
-            if getattr(self, name) < 0:
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        for name in ("micro_batch", "max_grad_norm"):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        self.optimization()
+        kind = OPTIMIZERS[self.optimizer.name]
+        if self.learning_rate < kind.least_rate:
+            raise ValueError(f"learning_rate is {self.learning_rate:g}, by which {self.optimizer.name} learns next to nothing; "
+                             f"it wants {kind.rate}")
+        if self.schedule.warmup >= self.steps:
+            raise ValueError(f"the warm-up takes {self.schedule.warmup} of {self.steps} steps; leave some for the full learning rate")
+
+    def optimization(self) -> Optimization:
+        """How the adapter is moved. Raises ValueError where its parts do not go together."""
+        return Optimization(optimizer=self.optimizer, schedule=self.schedule, ema=self.ema)

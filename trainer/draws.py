@@ -18,10 +18,11 @@ from .seeds import generator
 class Draw:
     """weight_1HW and prior_1HW: what each cell counts for learning and for staying as it was, of the latent's size (1, [T,] H, W).
 
-    `generator` has given the noise level and gives the noise next.
+    `index`: which draw of the run it is, from 0. `generator` has given the noise level and gives the noise next.
     """
 
     example: Example
+    index: int
     level: Tensor
     generator: torch.Generator
     weight_1HW: Tensor
@@ -47,7 +48,7 @@ def draw(example: Example, config: TrainConfig, step: int, place: int) -> Draw:
     rows, columns = example.latent_CHW.shape[-2:]
     level = config.noise.levels(normal[None], rows * columns)[0] * (config.mask.level_cap if masked else 1.0)
     weight_1HW, prior_1HW = split(weight_1HW, config, step, level)
-    return Draw(example, level, noise, weight_1HW, prior_1HW, masked)
+    return Draw(example, index, level, noise, weight_1HW, prior_1HW, masked)
 
 
 def split(weight_1HW: Tensor, config: TrainConfig, step: int, level: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -14,43 +15,47 @@ from .epoch import Epoch, draw_order
 from .example import Denoiser, Example, StepReport
 from .loss import image_scales, masked_mean
 from .objective import Errors, WithoutAdapter, level_weight, prediction_errors
+from .state import TrainingState
 
 OnStep = Callable[[StepReport], None]
+Around = Callable[[Batch], AbstractContextManager[None]]
 
 
 def train(model: Denoiser, parameters: Sequence[nn.Parameter], examples: Sequence[Example], config: TrainConfig, *,
-          epoch: Epoch | None = None, without_adapter: WithoutAdapter = nullcontext, on_step: OnStep = lambda report: None) -> None:
+          epoch: Epoch | None = None, state: TrainingState | None = None, without_adapter: WithoutAdapter = nullcontext,
+          around: Around = lambda batch: nullcontext(), on_step: OnStep = lambda report: None) -> None:
     """Train `parameters` in place. `on_step` is called after every step and may raise to stop; the caller decides what that is.
 
-    `examples` may load an example when it is asked for; `epoch` says how often each is drawn (default: once). Within
-    `without_adapter` the model predicts as if `parameters` were not there; only a prior asks for that.
+    `examples` may load an example when it is asked for; `epoch` says how often each is drawn (default: once). A `state` with
+    finished steps goes on behind them. Within `without_adapter` the model predicts as if `parameters` were not there.
+    Each forward pass is made together with its backward pass within `around`.
     A step whose masks are all black teaches nothing: it is reported with a loss of zero and leaves weights and momentum alone.
     Raises FloatingPointError before the optimizer step when a loss or gradient is not finite.
     """
     if not examples:
         raise ValueError("there is nothing to train on; give at least one example")
     level_weight(model, model.sigma(torch.tensor([0.5])), config.loss)  # a weighting without a formula is told now
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    optimizer.zero_grad(set_to_none=True)  # gradients of a run that failed
+    state = state or TrainingState(parameters, config)
     order = draw_order(epoch or Epoch(tuple(range(len(examples)))), config)
-    for step, picks in enumerate(order, start=1):
+    for step, picks in islice(enumerate(order, start=1), state.step, None):
+        rate = state.start(step)
         draws = [draw(examples[i], config, step, place) for place, i in enumerate(picks)]
         meter, grad_norm = Meter(draws), 0.0
         if any(d.teaches for d in draws):
             learn_B, keep_B = scales(draws, config)
             for members in micro_batches(draws, config.micro_batch):
                 batch = Batch.stack([draws[i] for i in members], parameters[0].device)
-                errors = prediction_errors(model, batch, config.loss, without_adapter)
-                share_B = step_share(errors, batch, learn_B[members], keep_B[members])
-                require_finite(share_B, batch, step)
-                share_B.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                with around(batch):
+                    errors = prediction_errors(model, batch, config.loss, without_adapter)
+                    share_B = step_share(errors, batch, learn_B[members], keep_B[members])
+                    require_finite(share_B, batch, step)
+                    share_B.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 meter.add(errors.target_BCHW.detach(), batch.weight_B1HW, share_B.detach())
-            grad_norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm).item()
-            if not math.isfinite(grad_norm):
-                raise FloatingPointError(f"step {step}: the gradient is not finite; lower the learning rate {config.learning_rate:g}")
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        on_step(meter.report(step, grad_norm, config.learning_rate))
+            grad_norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf).item()
+            require_finite_gradient(grad_norm, draws, step, config)
+            state.move()
+        state.step = step
+        on_step(meter.report(step, grad_norm, rate))
 
 
 def step_share(errors: Errors, batch: Batch, learn_B: Tensor, keep_B: Tensor) -> Tensor:
@@ -65,6 +70,13 @@ def require_finite(share_B: Tensor, batch: Batch, step: int) -> None:
     if not torch.isfinite(share_B).all():
         names = ", ".join(d.example.name for d, ok in zip(batch.draws, share_B.isfinite(), strict=True) if not ok)
         raise FloatingPointError(f"step {step}: the loss of {names} is not finite; look at them or lower the learning rate")
+
+
+def require_finite_gradient(grad_norm: float, draws: Sequence[Draw], step: int, config: TrainConfig) -> None:
+    if not math.isfinite(grad_norm):
+        names = ", ".join(d.example.name for d in draws if d.teaches)
+        raise FloatingPointError(f"step {step}: the gradient of {names} is not finite; look at them or lower the learning rate "
+                                 f"{config.learning_rate:g}")
 
 
 def scales(draws: Sequence[Draw], config: TrainConfig) -> tuple[Tensor, Tensor]:

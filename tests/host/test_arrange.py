@@ -56,11 +56,14 @@ def off_centre(size: tuple[int, int]) -> Item:
     return Item("right", ImagePixels(image_THWC), MaskPixels(mask_THW), "", size)
 
 
+# As their checkpoints are; all others have 2, and UNets none.
+PATCHES = {"flux2": 1, "hunyuan_video_15": 1, "hunyuan_image": 1, "chroma_radiance": 16}
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_model_tells_its_patches(name: str, vae: comfy.sd.VAE) -> None:
-    """UNets have none; the transformers here were all built with 2, as their checkpoints are."""
     patcher, _ = tiny_patcher(name)
-    expected = 1 if isinstance(patcher.model.diffusion_model, UNetModel) else 2
+    expected = 1 if isinstance(patcher.model.diffusion_model, UNetModel) else PATCHES.get(name, 2)
     assert patch_size(patcher) == expected
     found = picture_multiple(vae, patcher)
     assert found.pixels == 8 * expected

@@ -1,6 +1,6 @@
 """Autograd through ComfyUI's own model code against central finite differences in float64.
 
-RoPE tables are float32 in ComfyUI; they are rebuilt in float64 here, or rounding would drown the differences.
+RoPE tables and Krea2's norms are float32 in ComfyUI; they are rebuilt in float64 here, or rounding would drown the differences.
 """
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import comfy.ldm.flux.layers
 import comfy.ldm.flux.math
+import comfy.ldm.krea2.model
 import comfy.model_management
 import pytest
 import torch
@@ -18,13 +19,14 @@ from pack.host.denoiser import differentiable_attention
 from pack.host.training import checkpoint_blocks, differentiable_kernels, gradient_safe
 from pack.trainer.adapter import LoraAdapter
 from pack.trainer.config import LoraSpec
+from pack.trainer.linear import is_linear
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .tiny import ARCHITECTURES, tiny_patcher
 
 IN_PLACE = ("flux", "chroma", "hunyuan_video")
-EPSILON = 1e-4
+EPSILON = 2e-4
 
 
 def rope_float64(pos: Tensor, dim: int, theta: float) -> Tensor:
@@ -33,10 +35,16 @@ def rope_float64(pos: Tensor, dim: int, theta: float) -> Tensor:
     return torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1).unflatten(-1, (2, 2))
 
 
+def krea2_norm_float64(self: Any, x: Tensor) -> Tensor:
+    """Krea2 computes it in float32 whatever the dtype."""
+    return torch.nn.functional.rms_norm(x, (x.shape[-1],), weight=self.scale + 1, eps=self.eps)
+
+
 @pytest.fixture(autouse=True)
-def float64_rope(monkeypatch: pytest.MonkeyPatch) -> None:
+def float64_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comfy.ldm.flux.layers, "rope", rope_float64)
     monkeypatch.setattr(comfy.ldm.flux.math, "rope", rope_float64)
+    monkeypatch.setattr(comfy.ldm.krea2.model.RMSNorm, "forward", krea2_norm_float64)
 
 
 def loss_and_adapter(name: str, targets: str = ".*") -> tuple[nn.Module, Callable[[], Tensor], LoraAdapter]:
@@ -47,15 +55,17 @@ def loss_and_adapter(name: str, targets: str = ".*") -> tuple[nn.Module, Callabl
     comfy.model_management.load_models_gpu([patcher])
     network = model.diffusion_model
     latent = torch.randn(1, *arch.latent, dtype=torch.float64)
-    given = {"cross_attn": torch.randn(1, 7, arch.text), **{k: torch.randn(1, v) for k, v in arch.extra.items()}}
-    conds = model.extra_conds(**given, noise=latent, device=torch.device("cpu"), width=64, height=64, prompt_type="positive",
-                              latent_image=None, denoise_mask=None, seed=0, latent_shapes=[latent.shape])
+    conds = model.extra_conds(**{"pooled_output": None} | arch.cond(7), noise=latent, device=torch.device("cpu"), width=64, height=64,
+                              prompt_type="positive", latent_image=None, denoise_mask=None, seed=0, latent_shapes=[latent.shape])
     cond = cond_cat([{k: v.process_cond(batch_size=1, area=None) for k, v in conds.items()}])
     cond = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in cond.items()}
-    context = cond.pop("c_crossattn")
+    context, concat = cond.pop("c_crossattn"), cond.pop("c_concat", latent[:, :0])
+    seen = torch.cat([latent, concat], 1)  # as apply_model does
     model.double()
-    network.dtype = torch.float64
-    if name == "wan":
+    for module in network.modules():
+        if isinstance(getattr(module, "dtype", None), torch.dtype):
+            module.dtype = torch.float64
+    if name.startswith("wan"):
         network.patch_embedding.float()  # Wan casts its input to float32 there whatever the dtype
     timestep = torch.tensor([500.0 if name.startswith("sd") and name != "sd3" else 0.5], dtype=torch.float64)
     adapter = LoraAdapter(network, LoraSpec(rank=2, alpha=2.0, targets=targets), seed=0)
@@ -65,7 +75,7 @@ def loss_and_adapter(name: str, targets: str = ".*") -> tuple[nn.Module, Callabl
                "sigmas": torch.tensor([0.5])}
 
     def loss() -> Tensor:
-        out = network(latent.clone(), timestep, context=context, transformer_options=dict(options), **cond)
+        out = network(seen.clone(), timestep, context=context, transformer_options=dict(options), **cond)
         return out.double().square().mean()
 
     return network, loss, adapter
@@ -102,9 +112,11 @@ def moved_loss(loss: Callable[[], Tensor], group: list[nn.Parameter], direction:
 @pytest.mark.parametrize("targets", [".*", LoraSpec().targets], ids=["all layers", "default layers"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_gradients_match_finite_differences(name: str, checkpointing: bool, targets: str) -> None:
+def test_gradients_match_finite_differences(
+        name: str, checkpointing: bool, targets: str, record_property: Callable[[str, object], None]) -> None:
     network, loss, adapter = loss_and_adapter(name, targets)
     error = worst_relative_error(loss, adapter, lambda: gradient_safe(network, checkpointing))
+    record_property("relative_error", error)
     assert error <= 1e-6
 
 
@@ -112,11 +124,10 @@ def test_gradients_match_finite_differences(name: str, checkpointing: bool, targ
 def test_checkpointing_covers_blocks(name: str) -> None:
     patcher, _ = tiny_patcher(name)
     blocks = checkpoint_blocks(patcher.model.diffusion_model)
-    inside = {id(p) for block in blocks for p in block.parameters()}
-    total = sum(p.numel() for p in patcher.model.diffusion_model.parameters())
-    covered = sum(p.numel() for p in patcher.model.diffusion_model.parameters() if id(p) in inside)
+    inside = {id(m) for block in blocks for m in block.modules()}
+    linear = [id(m) for m in patcher.model.diffusion_model.modules() if is_linear(m)]  # their number: some widths cannot be made tiny
     assert len(blocks) >= 2
-    assert covered / total > 0.3
+    assert len(inside.intersection(linear)) / len(linear) > 0.3
 
 
 @pytest.mark.parametrize("name", IN_PLACE)

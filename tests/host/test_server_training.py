@@ -84,13 +84,14 @@ def test_folders_are_combined_with_repeats_and_weights(comfy: Comfy, class_pictu
                   "loss weight: 2", "without a caption, trained on empty text: 2"):
         assert words in told
     assert ("regularisation pictures" in told) == regularisation
-    assert "training 14 pictures, 12 with a mask and 2 without" in log
-    assert ("2 of them for regularisation" in log) == regularisation
+    assert "pictures: 14, 12 with a mask and 2 without" in log
+    assert ("; 2 for regularisation" in log) == regularisation
 
     light, heavy = (Saved.of(comfy, run, saved[weight]) for weight in (0.5, 2.0))
     mask = light.json("mask")
     assert (mask["with_mask"], mask["without_mask"]) == (12, 2)
     assert light.metadata["ss_num_train_images"] == "14"
+    assert light.json("data") == {"regularisation": 2 * regularisation, "repeats": {"1": 12, "3": 2}, "weights": {"0.5": 2, "1": 12}}
     demo_weight = 14 * mask["mean_coverage"] - 2  # of all 12 together
     assert 0.5 < demo_weight < 6
     expected = (demo_weight + drawn) / batch_size

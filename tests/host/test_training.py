@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sd
-import peft.tuners.lora.layer
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -26,11 +27,16 @@ from pack.host.text_padding import TextPadding
 from pack.host.training import borrow_for_training
 from pack.masks.recipe import MaskRecipe, simple_recipe
 from pack.trainer.adapter import LoraAdapter
+from pack.trainer.adapter_spec import AdapterSpec, Kind
 from pack.trainer.config import LoraSpec, Normalization, PriorSpec, TrainConfig
 from pack.trainer.draws import Batch, draw
+from pack.trainer.ema import EmaSpec
+from pack.trainer.layers import LoRA
 from pack.trainer.loop import micro_batches, scales, train
 from pack.trainer.loss import masked_mean
 from pack.trainer.objective import prediction_errors
+from pack.trainer.optimizer import OptimizerSpec
+from pack.trainer.schedule import ScheduleSpec
 from torch import Tensor
 
 from .tiny import ARCHITECTURES, Architecture, tiny_patcher
@@ -45,8 +51,7 @@ def training_set(arch: Architecture, count: int = 3, tokens: tuple[int, ...] = (
         height, width = (8 * side for side in arch.latent[-2:])
         mask = torch.zeros(height, width)
         mask[: height // 2, : width // (i + 1)] = 1
-        cond = {"cross_attn": torch.randn(1, tokens[i % len(tokens)], arch.text, generator=generator)}
-        cond |= {k: torch.randn(1, v, generator=generator) for k, v in arch.extra.items()}
+        cond = arch.cond(tokens[i % len(tokens)], generator)
         latent = torch.randn(arch.latent, generator=generator)
         examples.append(CachedExample(f"picture {i}", "", latent, mask[None], cond, TextPadding().to_json()))
     return TrainingSet(tuple(examples), TextPadding().to_json(), "")
@@ -73,8 +78,8 @@ class Fingerprint:
         with torch.inference_mode():
             latent = data.examples[0].latent_CHW[None]
             cond = data.examples[0].cond
-            conds = model.extra_conds(**cond, noise=latent, device=torch.device("cpu"), width=64, height=64, prompt_type="positive",
-                                      latent_image=None, denoise_mask=None, seed=0, latent_shapes=[latent.shape])
+            conds = model.extra_conds(**{"pooled_output": None} | cond, noise=latent, device=torch.device("cpu"), width=64, height=64,
+                                      prompt_type="positive", latent_image=None, denoise_mask=None, seed=0, latent_shapes=[latent.shape])
             comfy.model_management.load_models_gpu([patcher])
             kwargs = {k: v.process_cond(batch_size=1, area=None).cond for k, v in conds.items()}
             self.output = model.apply_model(latent, torch.tensor([0.5]), **kwargs,
@@ -267,11 +272,91 @@ def test_metadata_tells_the_conditions_of_training(tmp_path: Path) -> None:
         result = run_training(patcher, training_set(arch), run_config(tmp_path), Progress(None))
     metadata = result.lora.metadata
     assert {"masked_lora.version", "masked_lora.text_padding", "masked_lora.objective", "masked_lora.mask", "masked_lora.base",
+            "masked_lora.adapter", "masked_lora.optimization", "masked_lora.data",
             "ss_network_dim", "ss_network_alpha", "modelspec.architecture"} <= metadata.keys()
     assert "ss_apply_t5_attn_mask" not in metadata
     assert padding_of(result.lora)[0] == TextPadding()
     assert metadata["modelspec.architecture"] == "flux-1-dev/lora"
     assert metadata["ss_base_model_version"] == "flux1"  # what sd-scripts writes for Flux and other tools look for
+
+
+def test_metadata_tells_adapter_optimizer_and_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    patcher, arch = loaded_in_prompt("flux")
+    first, second, third = training_set(arch).examples
+    examples = (replace(first, repeats=3), replace(second, weight=0.5), replace(third, regularisation=True))
+    data = TrainingSet(examples, first.text_padding, "")
+    start, file = tmp_path / "private" / "before.safetensors", tmp_path / "after.safetensors"
+    with torch.inference_mode():
+        save_lora(run_training(patcher, data, run_config(tmp_path), Progress(None)).lora, start)
+        run = run_config(tmp_path, optimizer=OptimizerSpec(beta2=0.99), ema=EmaSpec(decay=0.9),
+                         schedule=ScheduleSpec(name="cosine with restarts", cycles=2, warmup=1))
+        run = replace(run, lora=AdapterSpec(rank=2, alpha=4.0, start=str(start)))
+        save_lora(run_training(patcher, data, run, Progress(None)).lora, file)
+    assert f"Masked LoRA: the LoRA is saved in {file}" in caplog.messages
+    metadata = load_lora(file).metadata
+    assert (metadata["ss_optimizer"], metadata["ss_lr_scheduler"], metadata["ss_lr_warmup_steps"]) == (
+        "adamw(beta2=0.99)", "cosine_with_restarts", "1")
+    moved = json.loads(metadata["masked_lora.optimization"])
+    assert moved["optimizer"] == {"name": "adamw", "weight_decay": 0.01, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8}
+    assert (moved["schedule"]["cycles"], moved["ema"]) == (2, {"decay": 0.9, "every": 1, "warmup": True})
+    adapter = json.loads(metadata["masked_lora.adapter"])
+    assert (adapter["kind"], adapter["rank"], adapter["alpha"], adapter["start"]) == ("lora", 2, 4.0, "before.safetensors")
+    assert "private" not in str(metadata)
+    assert (metadata["ss_num_train_images"], metadata["ss_num_reg_images"]) == ("3", "1")
+    assert json.loads(metadata["masked_lora.data"]) == {"regularisation": 1, "repeats": {"1": 2, "3": 1}, "weights": {"0.5": 1, "1": 2}}
+
+
+def test_a_lora_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, synced = tmp_path / "lora.safetensors", list[bool]()
+    original = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(file.exists()), original(handle)))
+    save_lora({"x": torch.zeros(1)}, file)
+    assert synced == [False]
+    assert file.exists()
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1])
+def test_dropout_of_a_run_belongs_to_its_draws(micro_batch: int, tmp_path: Path) -> None:
+    """Noise, order and first weights are the same; only ranks are missing, whatever shares a forward pass."""
+    patcher, arch = loaded_in_prompt("sd3")
+    data, tensors = training_set(arch), list[Tensor]()
+    for dropout, size in ((0.0, 0), (0.5, 0), (0.5, micro_batch)):
+        run = replace(run_config(tmp_path, steps=3, micro_batch=size), lora=AdapterSpec(rank=4, alpha=4.0, dropout=dropout))
+        with torch.inference_mode():
+            lora = run_training(patcher, data, run, Progress(None)).lora
+        tensors.append(torch.cat([v.flatten() for k, v in lora.items() if "lora_B" in k]))
+    plain, dropped, again = tensors
+    assert (dropped - plain).norm() > 0.05 * plain.norm()
+    assert (dropped - again).norm() < 1e-3 * dropped.norm()
+
+
+def test_an_unproven_model_is_said_before_and_after_its_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    patcher, arch = loaded_in_prompt("sd3")
+    reports = []
+    for name in ("SD3", "Mochi"):
+        patcher.model.__class__ = type(name, (type(patcher.model),), {})
+        with torch.inference_mode():
+            reports.append(run_training(patcher, training_set(arch), run_config(tmp_path, steps=1), Progress(None)).report)
+    assert reports[0]["warning"] == ""
+    assert str(reports[1]["warning"]).startswith("Mochi is not among the proven models")
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [f"Masked LoRA: {reports[1]['warning']}"]
+
+
+def test_a_dora_on_a_model_with_patches_is_refused_before_it_is_touched() -> None:
+    patcher, _ = loaded_in_prompt("flux")
+    patched, spec = patcher.clone(), AdapterSpec(rank=2, kind=Kind.DORA)
+    with borrow_for_training(patched, spec, seed=0, checkpointing=False):
+        pass
+    name, weight = next((n, p) for n, p in patcher.model.named_parameters() if n.endswith("weight"))
+    patched.add_patches({name: ("diff", (torch.ones_like(weight),))})
+    with borrow_for_training(patched, AdapterSpec(rank=2), seed=0, checkpointing=False):
+        pass
+    flags = [p.requires_grad for p in patcher.model.parameters()]
+    with pytest.raises(ValueError, match="carries a LoRA or another patch"), borrow_for_training(
+            patched, spec, seed=0, checkpointing=False):
+        pass
+    assert [p.requires_grad for p in patcher.model.parameters()] == flags
 
 
 def test_masks_that_are_all_black_are_refused_before_the_first_step(tmp_path: Path) -> None:
@@ -307,7 +392,7 @@ def test_a_schedule_without_a_target_is_refused_in_words() -> None:
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
-@pytest.mark.parametrize("moment", ["in the middle of the injection", "after it"])
+@pytest.mark.parametrize("moment", ["while layers are made", "while they are attached"])
 def test_failing_to_make_the_lora_restores_the_model(error: type[BaseException], moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     patcher, arch = loaded_in_prompt("flux")
     data = training_set(arch)
@@ -319,12 +404,9 @@ def test_failing_to_make_the_lora_restores_the_model(error: type[BaseException],
             raise error("no more")
         return original(*args, **kwargs)
 
-    original = peft.tuners.lora.layer.Linear.__init__
-    if moment == "after it":
-        calls += [1, 1]
-        monkeypatch.setattr(LoraAdapter, "_initialise", third_time_fails)
-    else:
-        monkeypatch.setattr(peft.tuners.lora.layer.Linear, "__init__", third_time_fails)
+    owner, name = (LoRA, "__init__") if moment == "while layers are made" else (LoraAdapter, "_replace")
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, third_time_fails)
     with torch.inference_mode(), pytest.raises(error), borrow_for_training(patcher, LoraSpec(rank=2), seed=0, checkpointing=False):
         pass
     monkeypatch.undo()
@@ -355,14 +437,6 @@ def test_started_with_other_attention_the_trainer_still_uses_a_differentiable_on
     patcher, arch = loaded_in_prompt("flux")
     with borrow_for_training(patcher, LoraSpec(rank=2), seed=0, checkpointing=False) as (model, lora):
         train(model, lora.parameters, Examples(patcher, training_set(arch), MaskRecipe()), TrainConfig(steps=1))
-
-
-def test_dynamic_vram_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Needs a GPU to be on for real; here only the patcher's own answer is changed."""
-    patcher, _ = loaded_in_prompt("flux")
-    monkeypatch.setattr(patcher, "is_dynamic", lambda: True)
-    with pytest.raises(ValueError, match="--disable-dynamic-vram"), borrow_for_training(patcher, LoraSpec(), seed=0, checkpointing=False):
-        pass
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

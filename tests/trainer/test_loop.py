@@ -4,6 +4,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -11,11 +13,12 @@ import pytest
 import torch
 from pack.trainer import loop
 from pack.trainer.config import Normalization, TrainConfig
-from pack.trainer.draws import draw
+from pack.trainer.draws import Batch, draw
 from pack.trainer.epoch import Epoch, draw_order
 from pack.trainer.example import Example, StepReport
 from pack.trainer.loop import micro_batches, train
 from pack.trainer.objective import noise_generator
+from pack.trainer.optimizer import OptimizerSpec
 from torch import Tensor
 
 from .tiny import CHANNELS, Cond, ConvDenoiser, error_of, make_example, picks, reference_loss, run
@@ -26,17 +29,10 @@ EQUAL = [make_example(f"q{i}") for i in range(5)]
 SETTINGS: dict[str, Any] = {"steps": 7, "batch_size": 4, "learning_rate": 1e-2, "seed": 3}
 
 
-class PlainDescent(torch.optim.SGD):
-    """In AdamW's place: at a rate of 1 a step moves parameters by their gradient."""
-
-    def __init__(self, parameters: Any, lr: float, weight_decay: float) -> None:
-        super().__init__(parameters, lr=1.0)
-
-
-def gradient(examples: list[Example], monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[Tensor, StepReport]:
-    """The gradient of a run's first step, and its report."""
-    monkeypatch.setattr(torch.optim, "AdamW", PlainDescent)
-    after, (report,) = run(examples, **{"steps": 1, "max_grad_norm": 1e9, "learning_rate": 1.0, **settings})
+def gradient(examples: list[Example], **settings: Any) -> tuple[Tensor, StepReport]:
+    """The gradient of a run's first step, and its report: plain descent at a rate of 1 moves parameters by their gradient."""
+    descent = {"optimizer": OptimizerSpec(name="sgd", momentum=0.0), "learning_rate": 1.0, "max_grad_norm": 0.0}
+    after, (report,) = run(examples, **{"steps": 1, **descent, **settings})
     return ConvDenoiser().snapshot() - after, report
 
 
@@ -93,12 +89,10 @@ def test_groups_change_nothing_but_the_forward_passes() -> None:
 
 @pytest.mark.parametrize("normalization", Normalization)
 @pytest.mark.parametrize("examples", [EQUAL, MIXED], ids=["equal shapes", "mixed shapes and groups"])
-def test_the_gradient_is_that_of_the_formula(
-    examples: list[Example], normalization: Normalization, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gradient_is_that_of_the_formula(examples: list[Example], normalization: Normalization) -> None:
     settings = {"batch_size": 4, "seed": 3, "normalization": normalization}
     chosen = picks(examples, TrainConfig(steps=1, **settings), 1)
-    got, report = gradient(examples, monkeypatch, **settings)
+    got, report = gradient(examples, **settings)
     assert relative(got, reference_gradient(chosen, normalization, seed=3)) < 1e-6
     errors = [error_of(ConvDenoiser(), e, 3, index).detach().numpy() for index, e in chosen]
     assert report.loss == pytest.approx(reference_loss(errors, [e.weight_1HW.numpy() for _, e in chosen], normalization), rel=1e-6)
@@ -107,7 +101,7 @@ def test_the_gradient_is_that_of_the_formula(
 
 def test_many_steps_are_those_of_adamw() -> None:
     """Written out from the paper (arXiv 1711.05101): every step has draws of its own, and no gradient outlives its step."""
-    config = TrainConfig(**SETTINGS, weight_decay=0.1, max_grad_norm=1e9)
+    config = TrainConfig(**SETTINGS, optimizer=OptimizerSpec(weight_decay=0.1), max_grad_norm=1e9)
     model = ConvDenoiser()
     weight = model.snapshot()
     first, second = torch.zeros_like(weight), torch.zeros_like(weight)
@@ -116,24 +110,24 @@ def test_many_steps_are_those_of_adamw() -> None:
         grad = reference_gradient(picks(MIXED, config, step), config.normalization, config.seed, model)
         first, second = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad.square()
         move = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
-        weight = weight * (1 - config.learning_rate * config.weight_decay) - config.learning_rate * move
-    assert (run(MIXED, **SETTINGS, weight_decay=0.1, max_grad_norm=1e9)[0] - weight).abs().max() < 1e-6
+        weight = weight * (1 - config.learning_rate * config.optimizer.weight_decay) - config.learning_rate * move
+    assert (run(MIXED, **SETTINGS, optimizer=OptimizerSpec(weight_decay=0.1), max_grad_norm=1e9)[0] - weight).abs().max() < 1e-6
 
 
-def test_without_normalization_a_batch_has_the_mean_gradient_of_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_normalization_a_batch_has_the_mean_gradient_of_its_members() -> None:
     settings = {"batch_size": 4, "seed": 3, "normalization": Normalization.NONE}
     chosen = picks(MIXED, TrainConfig(steps=1, **settings), 1)
     members = torch.stack([reference_gradient([pick], Normalization.NONE, seed=3) for pick in chosen])
-    assert relative(gradient(MIXED, monkeypatch, **settings)[0], members.mean(0)) < 1e-6
+    assert relative(gradient(MIXED, **settings)[0], members.mean(0)) < 1e-6
 
 
-def test_per_step_every_learned_pixel_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_per_step_every_learned_pixel_counts_the_same() -> None:
     """The gradient is not the mean over pictures where masks differ in area."""
     small, large = make_example("small", (8, 8), weight=0.0), make_example("large", (8, 8), weight=1.0)
     small.weight_1HW[..., :1, :2] = 1
     chosen = picks([small, large], TrainConfig(steps=1, batch_size=2, seed=3), 1)
     each = {e.name: reference_gradient([(index, e)], Normalization.STEP, seed=3) for index, e in chosen}
-    got = gradient([small, large], monkeypatch, batch_size=2, seed=3)[0]
+    got = gradient([small, large], batch_size=2, seed=3)[0]
     assert relative(got, (2 * each["small"] + 64 * each["large"]) / 66) < 1e-6
 
 
@@ -235,7 +229,7 @@ def test_an_all_black_step_leaves_parameters_and_optimizer_alone(monkeypatch: py
     def on_step(report: StepReport) -> None:
         trail.append((report, model.snapshot(), copy.deepcopy(WatchedAdamW.last.state_dict()["state"]), WatchedAdamW.last.steps))
 
-    config = TrainConfig(steps=6, learning_rate=1e-2, weight_decay=0.5, seed=1)
+    config = TrainConfig(steps=6, learning_rate=1e-2, optimizer=OptimizerSpec(weight_decay=0.5), seed=1)
     train(model, model.parameters, examples, config, on_step=on_step)
     black = [i for i, (report, *_) in enumerate(trail) if report.mean_weight == 0]
     assert len(black) == 3
@@ -284,9 +278,29 @@ def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
 
     model = Kinked()
     before = model.snapshot()
-    with pytest.raises(FloatingPointError, match="step 1: the gradient is not finite; lower the learning rate 0.01"):
+    with pytest.raises(FloatingPointError, match="step 1: the gradient of q., q., q., q. is not finite; .*rate 0.01"):
         run(EQUAL, model=model, **SETTINGS)
     assert torch.equal(model.snapshot(), before)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1])
+def test_each_forward_pass_and_its_backward_are_in_around(micro_batch: int) -> None:
+    model, told, drawn = ConvDenoiser(), list[str](), list[tuple[int, str]]()
+    model.conv.bias.register_hook(lambda grad: told.append("backward"))
+
+    @contextmanager
+    def around(batch: Batch) -> Iterator[None]:
+        drawn.extend((d.index, d.example.name) for d in batch.draws)
+        before = len(model.calls)
+        told.append("in")
+        yield
+        told.append("out")
+        assert len(model.calls) == before + 1
+
+    config = TrainConfig(**{**SETTINGS, "steps": 2}, micro_batch=micro_batch)
+    train(model, model.parameters, EQUAL, config, around=around)
+    assert told == ["in", "backward", "out"] * (8 if micro_batch else 2)
+    assert sorted(drawn) == [(index, e.name) for step in (1, 2) for index, e in picks(EQUAL, config, step)]
 
 
 def test_on_step_stops_at_once() -> None:
@@ -306,14 +320,14 @@ def test_on_step_stops_at_once() -> None:
     assert torch.equal(model.snapshot(), run(EQUAL, **{**SETTINGS, "steps": 3})[0])
 
 
-def test_clipping_bounds_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    free, report = gradient(EQUAL, monkeypatch, batch_size=4)
+def test_clipping_bounds_the_update() -> None:
+    free, report = gradient(EQUAL, batch_size=4)
     bound = 0.1 * report.grad_norm
-    clipped, clipped_report = gradient(EQUAL, monkeypatch, batch_size=4, max_grad_norm=bound)
+    clipped, clipped_report = gradient(EQUAL, batch_size=4, max_grad_norm=bound)
     assert torch.linalg.norm(clipped).item() == pytest.approx(bound, rel=1e-4)
     assert relative(clipped / torch.linalg.norm(clipped), free / torch.linalg.norm(free)) < 1e-6
     assert clipped_report.grad_norm == pytest.approx(report.grad_norm)  # the report tells the norm before clipping
-    loose, _ = gradient(EQUAL, monkeypatch, batch_size=4, max_grad_norm=10 * report.grad_norm)
+    loose, _ = gradient(EQUAL, batch_size=4, max_grad_norm=10 * report.grad_norm)
     assert torch.equal(loose, free)
 
 
@@ -346,7 +360,7 @@ def test_the_masked_part_is_learned_and_the_rest_is_not() -> None:
     example = make_example("left", (16, 16))
     example = Example("left", torch.zeros_like(example.latent_CHW), left[:1].double(), Cond("left", 2 - 4 * left), "")
     model = ConvDenoiser(kernel=1)
-    _, reports = run([example], model=model, steps=300, batch_size=4, learning_rate=3e-2, weight_decay=0.0)
+    _, reports = run([example], model=model, steps=300, batch_size=4, learning_rate=3e-2, optimizer=OptimizerSpec(weight_decay=0.0))
     first, last = reports[0], reports[-1]
     assert last.loss_inside < 0.5 * first.loss_inside
     assert last.loss_outside > 5 * last.loss_inside

@@ -32,6 +32,23 @@ test("a training with gaps: no memory told, no pixel outside the masks", () => {
   ])
 })
 
+test("a training of a model that no test proves", () => {
+  const warning = "Mochi is not among the proven models"
+  assert.equal(reportLines(JSON.stringify({ ...TRAINING, outcome: "", warning })).at(-1), warning)
+})
+
+test("a training that was resumed, finished early, or complete before", () => {
+  const outcome = "resumed at step 200 of 900; finished early at step 300 of 900"
+  const [first, second] = reportLines(JSON.stringify({ ...TRAINING, outcome, total_seconds: 32.83 }))
+  assert.equal(first, "Resumed at step 200 of 900; finished early at step 300 of 900")
+  assert.equal(second, "100 steps in 0:33, 0.33 s a step, peak 1.2 GB RAM")
+  const complete = { ...TRAINING, outcome: "already complete: 300 of 300 steps are done, nothing was trained", seconds_per_step: null }
+  assert.deepEqual(reportLines(JSON.stringify(complete)).slice(0, 2), [
+    "Already complete: 300 of 300 steps are done, nothing was trained",
+    "Loss inside the masks: 1.11 at first, 0.894 at last",
+  ])
+})
+
 test("a drift", () => {
   assert.deepEqual(reportLines('{"drift_inside": 0.08931, "drift_outside": 0.02521}'), [
     "Change inside the masks: 0.0893",

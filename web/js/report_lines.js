@@ -11,13 +11,18 @@ export function duration(seconds) {
 }
 
 function training(report) {
-  const { steps, total_seconds, seconds_per_step, peak_rss_mb } = report
-  const speed = `${steps} steps in ${duration(total_seconds)}, ${number(seconds_per_step, 2)} s a step`
-  const lines = [peak_rss_mb == null ? speed : `${speed}, peak ${(peak_rss_mb / 1024).toFixed(1)} GB RAM`]
+  const { total_seconds, seconds_per_step, peak_rss_mb, outcome, warning } = report
+  const lines = outcome ? [outcome[0].toUpperCase() + outcome.slice(1)] : []
+  if (seconds_per_step != null) {
+    const done = Math.round(total_seconds / seconds_per_step) // a resumed run has more steps than were done now
+    const speed = `${done} steps in ${duration(total_seconds)}, ${number(seconds_per_step, 2)} s a step`
+    lines.push(peak_rss_mb == null ? speed : `${speed}, peak ${(peak_rss_mb / 1024).toFixed(1)} GB RAM`)
+  }
   for (const where of ["inside", "outside"]) {
     const [first, last] = [report[`loss_${where}_first`], report[`loss_${where}_last`]]
     if (first != null && last != null) lines.push(`Loss ${where} the masks: ${number(first)} at first, ${number(last)} at last`)
   }
+  if (warning) lines.push(warning)
   return lines
 }
 

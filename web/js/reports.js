@@ -19,7 +19,8 @@ function addPanel(node) {
     if (element.scrollHeight > element.clientHeight) event.stopPropagation()
   }, { passive: true })
   const height = () => LINE * element.dataset.lines + 28
-  const widget = node.addDOMWidget(WIDGET, WIDGET, element, { serialize: false, getMinHeight: height, getMaxHeight: height })
+  const widget = node.addDOMWidget(WIDGET, WIDGET, element, {
+    serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height })
   widget.serialize = false
   return widget
 }

@@ -1,0 +1,12 @@
+"""What the pack answers to the page besides its nodes."""
+from __future__ import annotations
+
+
+def add_routes() -> None:
+    """Once, as the pack is loaded; a ComfyUI without a server has nobody to answer to."""
+    from server import PromptServer
+
+    from ..host.finish import add_route
+
+    if server := getattr(PromptServer, "instance", None):
+        add_route(server)
