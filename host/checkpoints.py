@@ -154,6 +154,7 @@ def resume_facts(run: ActiveRun) -> dict[str, object]:
         "training set": f"{len(run.examples)} examples, {contents_hash(run)}", "text padding": run.training_set.text_padding,
         "mask recipe": settings.recipe.to_json(),
         **{f"LoRA {name}": value for name, value in flat(asdict(settings.lora)).items() if name != "start"},
+        "text encoder LoRA": run.text.spec.describe() if run.text else "none",
         "LoRA to start from": started_from(AdapterSpec.of(settings.lora)),
         **fixed_settings(settings.train),
     }

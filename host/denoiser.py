@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.ldm.modules.attention
@@ -12,6 +12,8 @@ from comfy.conds import CONDRegular as COND
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import cond_cat
 from torch import Tensor, nn
+
+Conds = Mapping[str, COND]
 
 
 class ComfyDenoiser:
@@ -30,10 +32,12 @@ class ComfyDenoiser:
         self.transformer_options = {**options, "optimized_attention_override": differentiable_attention,
                                     "sample_sigmas": torch.tensor([1.0, 0.0])}
 
-    def __call__(self, noisy_BCHW: Tensor, sigma_B: Tensor, conds: Sequence[Mapping[str, COND]]) -> Tensor:
+    def __call__(self, noisy_BCHW: Tensor, sigma_B: Tensor, conds: Sequence[Conds | Callable[[], Conds]]) -> Tensor:
+        """A cond that is a function is made anew for this call."""
+        told = cond_cat([cond() if callable(cond) else cond for cond in conds], noisy_BCHW.device)
         options = {**self.transformer_options, "sigmas": sigma_B.detach(), "cond_or_uncond": [0]}
         # `raw_denoiser` has replaced calculate_denoised, so this is the prediction and not x0.
-        prediction: Tensor = self.model.apply_model(noisy_BCHW, sigma_B, transformer_options=options, **cond_cat(conds, noisy_BCHW.device))
+        prediction: Tensor = self.model.apply_model(noisy_BCHW, sigma_B, transformer_options=options, **told)
         if prediction.requires_grad and self.gradient_scale != 1:
             prediction.register_hook(lambda grad: grad * self.gradient_scale)
         return prediction

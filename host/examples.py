@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from comfy.conds import CONDConstant, CONDList, CONDRegular
@@ -15,6 +17,9 @@ from ..masks.recipe import MaskRecipe, apply_recipe
 from ..trainer.epoch import Epoch
 from ..trainer.example import Example
 
+if TYPE_CHECKING:
+    from .live_text import LiveText
+
 PIXELS_PER_CELL = 8  # what the host's own sampler assumes when it tells a model the picture's size
 KEPT_BYTES = 4 * 2**30
 
@@ -26,8 +31,9 @@ class Examples(Sequence[Example]):
     cache whenever it is drawn, so that a set of any size can be trained on.
     """
 
-    def __init__(self, patcher: ModelPatcher, training_set: TrainingSet, recipe: MaskRecipe, room: int = KEPT_BYTES) -> None:
-        self.patcher, self.training_set, self.recipe, self.room = patcher, training_set, recipe, room
+    def __init__(self, patcher: ModelPatcher, training_set: TrainingSet, recipe: MaskRecipe, room: int = KEPT_BYTES,
+                 text: LiveText | None = None) -> None:
+        self.patcher, self.training_set, self.recipe, self.room, self.text = patcher, training_set, recipe, room, text
         self.outline = outline(training_set)
         self._examples: dict[int, Example] = {}
         self._weights: dict[int, Tensor] = {}
@@ -45,9 +51,8 @@ class Examples(Sequence[Example]):
         index = range(len(self))[index]
         if index in self._examples:
             return self._examples[index]
-        example = make_example(self.patcher, self.training_set.examples[index], self.recipe, self._weights.get(index))
-        texts = (value for cond in example.cond.values() for value in (cond.cond if isinstance(cond, CONDList) else [cond.cond]))
-        if self._takes(example.latent_CHW, *(value for value in texts if isinstance(value, Tensor))):
+        example = make_example(self.patcher, self.training_set.examples[index], self.recipe, self._weights.get(index), self.text)
+        if self._takes(example.latent_CHW, *tensors_of(example.cond)):
             self._examples[index] = example
         return example
 
@@ -76,8 +81,9 @@ def outline(training_set: TrainingSet) -> Sequence[CachedExample | ExampleRef]:
     return examples.refs if isinstance(examples, StoredExamples) else examples
 
 
-def make_example(patcher: ModelPatcher, cached: CachedExample, recipe: MaskRecipe, weight_1HW: Tensor | None = None) -> Example:
-    """`weight_1HW`: the loss weight where it is known already."""
+def make_example(patcher: ModelPatcher, cached: CachedExample, recipe: MaskRecipe, weight_1HW: Tensor | None = None,
+                 text: LiveText | None = None) -> Example:
+    """`weight_1HW`: the loss weight where it is known already. With `text` the example's cond is a function that encodes the caption."""
     latent_BCHW = cached.latent_CHW.clone()[None]
     check_channels(patcher, cached)
     cond = model_cond(patcher, cached, latent_BCHW)
@@ -85,7 +91,23 @@ def make_example(patcher: ModelPatcher, cached: CachedExample, recipe: MaskRecip
         weight_1HW = loss_weight(cached.mask_THW, tuple(cached.latent_CHW.shape), recipe, cached.name)
     latent = patcher.model.process_latent_in(latent_BCHW)[0].float()
     group = tuple(sorted((k, shape_of(v)) for k, v in cond.items()))
-    return Example(cached.name, latent, weight_1HW, cond, group, cached.weight)
+    caption = replace(cached, latent_CHW=cached.latent_CHW[:0], mask_THW=None)
+    told = partial(live_cond, patcher, caption, text, latent_BCHW) if text else cond
+    return Example(cached.name, latent, weight_1HW, told, group, cached.weight)
+
+
+def live_cond(patcher: ModelPatcher, cached: CachedExample, text: LiveText, latent_BCHW: Tensor) -> dict[str, CONDRegular]:
+    return model_cond(patcher, replace(cached, cond=text.cond(cached)), latent_BCHW)
+
+
+def tensors_of(cond: Any) -> Iterator[Tensor]:
+    """Those that an example's cond keeps in memory."""
+    if isinstance(cond, partial):
+        cached: CachedExample = cond.args[1]
+        yield from cached.cond.values()
+        return
+    for entry in cond.values():
+        yield from (v for v in (entry.cond if isinstance(entry, CONDList) else [entry.cond]) if isinstance(v, Tensor))
 
 
 def loss_weight(mask_THW: Tensor | None, latent_shape: Sequence[int], recipe: MaskRecipe, name: str) -> Tensor:

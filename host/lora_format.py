@@ -18,7 +18,7 @@ from .text_padding import TextPadding
 
 logger = logging.getLogger(__name__)
 FORMAT_VERSION = "1"
-PREFIX = "diffusion_model."
+PREFIX, TEXT_PREFIX = "diffusion_model.", "text_encoders."
 # modelspec.architecture of Stability's model spec 1.0.1, and sd-scripts' name of the base (library/flux_utils.py); an unlisted
 # model gets its class name.
 ARCHITECTURES = {"Flux": "flux-1-dev", "SD3": "stable-diffusion-3"}
@@ -33,8 +33,10 @@ class LoraWeights(dict[str, Tensor]):
         self.metadata = dict(metadata)
 
     @classmethod
-    def from_adapter(cls, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> LoraWeights:
-        return cls({PREFIX + k: v for k, v in state.items()}, {**metadata, **network_metadata(state)})
+    def from_adapter(cls, state: Mapping[str, Tensor], metadata: Mapping[str, str], text_state: Mapping[str, Tensor] | None = None
+                     ) -> LoraWeights:
+        tensors = {PREFIX + k: v for k, v in state.items()} | {TEXT_PREFIX + k: v for k, v in (text_state or {}).items()}
+        return cls(tensors, {**metadata, **network_metadata(state)})
 
 
 # By a tensor's name: what sd-scripts' metadata calls the module that reads such a file, and its arguments (LyCORIS, kohya.py).

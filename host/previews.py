@@ -100,10 +100,9 @@ class PreviewObserver:
         """
         self.folder = own_folder(run, self.run_folder, "previews")
         self.patcher = borrowed_patcher(run)
-        padding = TextPadding.from_json(run.training_set.text_padding)
         with undisturbed(run), in_place_again(run, self.patcher, self.spec.clip.patcher):
             thaw(self.spec.clip.cond_stage_model)
-            *self.positive, self.negative = [encode_text(self.spec.clip, text, padding) for text in (*self.spec.lines, self.spec.negative)]
+            self.encode(run)
             thaw(self.spec.vae.first_stage_model)
         if self.spec.at_start and not run.state.step:
             self.preview(run, 0)
@@ -122,11 +121,18 @@ class PreviewObserver:
         if self.failed:
             logger.warning("Masked LoRA: %d previews had no memory left and are missing in %s", self.failed, self.folder)
 
+    def encode(self, run: ActiveRun) -> None:
+        """A text encoder that is trained reads the prompts as it does at this step."""
+        clip, padding = run.text.clip if run.text else self.spec.clip, TextPadding.from_json(run.training_set.text_padding)
+        *self.positive, self.negative = [encode_text(clip, text, padding) for text in (*self.spec.lines, self.spec.negative)]
+
     def preview(self, run: ActiveRun, step: int) -> None:
         """One row of pictures. Training goes on without it where it needs more memory than there is."""
         files: list[Path] = []
         with undisturbed(run), in_place_again(run, self.patcher, self.spec.vae.patcher):
             try:
+                if run.text:
+                    self.encode(run)
                 latents = [self.sample(run, number) for number in range(len(self.positive))]
                 for number, latent in enumerate(latents):
                     files.append(self.keep(run, step, number, self.decode(latent)))

@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ..dataset.cache import TrainingSet
 from ..trainer.adapter_spec import AdapterSpec
-from ..trainer.config import LoraSpec, LossSpec, MaskUse, PriorSpec
+from ..trainer.config import LossSpec, MaskUse, PriorSpec
 from .denoiser import prediction_name
 from .examples import outline
 from .fingerprints import weights_fingerprint
@@ -34,7 +34,7 @@ def training_record(patcher: ModelPatcher, training_set: TrainingSet, seen: Weig
         mask={"recipe": run.recipe.to_json(), "normalization": run.train.normalization.value, "with_mask": seen.with_mask,
               "without_mask": seen.pictures - seen.with_mask, "mean_coverage": round(seen.coverage, 6), "polarity": "white = learn",
               **changed(run.train.mask), "prior": changed(run.train.prior)},
-        data=data_of(training_set), adapter=adapter_of(run.lora), optimization=run.train.optimization(),
+        data=data_of(training_set), adapter=adapter_of(run), optimization=run.train.optimization(),
         steps=run.train.steps, batch_size=run.train.batch_size, learning_rate=run.train.learning_rate, seed=run.train.seed,
         pictures=seen.pictures, resolution=resolution(patcher, training_set), title=run.name)
 
@@ -47,10 +47,13 @@ def data_of(training_set: TrainingSet) -> dict[str, object]:
             "weights": {f"{value:g}": count for value, count in sorted(Counter(e.weight for e in examples).items())}}
 
 
-def adapter_of(spec: LoraSpec) -> dict[str, object]:
+def adapter_of(run: RunConfig) -> dict[str, object]:
     """Of a LoRA that it started from the name alone: where its trainer keeps files is nobody's matter who gets this one."""
-    adapter = AdapterSpec.of(spec)
-    return adapter.to_dict() | ({"start": Path(adapter.start).name} if adapter.start else {})
+    adapter, text = AdapterSpec.of(run.lora), run.text_encoder
+    data = adapter.to_dict() | ({"start": Path(adapter.start).name} if adapter.start else {})
+    if text:
+        data["text_encoder"] = {"encoders": text.encoders.value, "rank": text.rank, "alpha": text.alpha, "rate": text.rate}
+    return data
 
 
 def changed(spec: LossSpec | MaskUse | PriorSpec) -> dict[str, object]:

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,7 @@ from .architectures import unproven
 from .denoiser import ComfyDenoiser
 from .examples import Examples
 from .finish import FinishEarly
+from .live_text import LiveText, TextEncoderSpec, borrow_text_encoder
 from .lora_format import LoraWeights, TrainingRecord, save_lora, unused
 from .progress import Progress, TrainingProgress
 from .record import training_record
@@ -49,6 +51,7 @@ class ActiveRun:
     record: TrainingRecord
     reports: list[StepReport]
     progress: Progress
+    text: LiveText | None = None
     resumed: int = 0
     finished: bool = False
     early: bool = False
@@ -68,7 +71,13 @@ class ActiveRun:
         """The LoRA of this moment, as a file would hold it."""
         metadata = self.record.metadata() | {"ss_steps": str(self.state.step)}
         with self.state.final_weights():
-            return LoraWeights.from_adapter(self.adapter.state_dict(), metadata)
+            return LoraWeights.from_adapter(self.adapter.state_dict(), metadata, self.text.adapter.state_dict() if self.text else None)
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """The model and its text encoders predict as if nothing had been learned."""
+        with self.adapter.disabled(), self.text.disabled() if self.text else nullcontext():
+            yield
 
 
 class Observer(Protocol):
@@ -94,6 +103,7 @@ class RunConfig:
     checkpointing: bool
     name: str
     rescue_folder: Path
+    text_encoder: TextEncoderSpec | None = None
     observers: tuple[Observer, ...] = field(default=(), compare=False)
 
 
@@ -109,14 +119,20 @@ def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfi
     patcher, started = resident(patcher), time.monotonic()
     if warning := unproven(patcher):
         logger.warning("Masked LoRA: %s", warning)
-    with borrow_for_training(patcher, run.lora, seed=run.train.seed, checkpointing=run.checkpointing,
-                             memory_required=training_memory(patcher, training_set, run.train)) as (model, adapter):
-        examples = Examples(patcher, training_set, run.recipe)
+    with ExitStack() as stack:
+        model, adapter = stack.enter_context(borrow_for_training(
+            patcher, run.lora, seed=run.train.seed, checkpointing=run.checkpointing,
+            memory_required=training_memory(patcher, training_set, run.train)))
+        text = stack.enter_context(borrow_text_encoder(run.text_encoder, patcher, model, run.train.seed)) if run.text_encoder else None
+        examples = Examples(patcher, training_set, run.recipe, text=text)
         seen = look_at_weights(examples, run.recipe)
         with adapter.disabled():
             record = training_record(patcher, training_set, seen, run)
-        active = ActiveRun(patcher, model, adapter, TrainingState(adapter.parameters, run.train), examples, training_set, run, record,
-                           [], progress)
+        state = TrainingState(adapter.parameters, run.train) if text is None else TrainingState(
+            adapter.parameters, run.train, text.adapter.parameters, text.spec.rate)
+        active = ActiveRun(patcher, model, adapter, state, examples, training_set, run, record, [], progress, text)
+        if text:
+            text.check(training_set.examples[0])
         logger.info("Masked LoRA: %s", summary(active, seen))
         train_watched(active, (TrainingProgress(progress, run.train.steps), *run.observers))
         lora = active.lora()
@@ -140,8 +156,8 @@ def train_watched(run: ActiveRun, observers: tuple[Observer, ...]) -> None:
             observer.started(run)
             stack.callback(lambda watcher=observer: watcher.ended(run, run.finished))
         try:
-            train(run.model, run.adapter.parameters, run.examples, run.config.train, epoch=run.examples.epoch(), state=run.state,
-                  without_adapter=run.adapter.disabled, around=dropped, on_step=on_step)
+            train(run.model, run.state.parameters, run.examples, run.config.train, epoch=run.examples.epoch(), state=run.state,
+                  without_adapter=run.without_adapter, around=dropped, on_step=on_step)
         except FinishEarly:
             run.early = run.state.step < run.config.train.steps
             logger.info("Masked LoRA: %s", run.outcome())

@@ -102,9 +102,10 @@ def tokens(example: CachedExample | ExampleRef) -> int:
 
 
 def trained(run: ActiveRun) -> str:
-    parameters, spec = sum(p.numel() for p in run.adapter.parameters), AdapterSpec.of(run.config.lora)
+    parameters, spec = sum(p.numel() for p in run.state.parameters), AdapterSpec.of(run.config.lora)
     train = run.config.train
-    return (f"{spec.describe()} on {len(run.adapter.layers)} layers, {parameters:,} parameters; {train.optimization().describe()}, "
+    beside = f", and of the text encoders {run.text.spec.describe()}, {len(run.text.adapter.layers)} layers" if run.text else ""
+    return (f"{spec.describe()} on {len(run.adapter.layers)} layers{beside}, {parameters:,} parameters; {train.optimization().describe()}, "
             f"rate {train.learning_rate:g}")
 
 
@@ -118,7 +119,7 @@ def steps(run: ActiveRun) -> str:
 
 def memory(run: ActiveRun) -> str:
     """An estimate in GB. ComfyUI unloads VAE and text encoders where their room is needed."""
-    train, values = run.config.train, sum(p.numel() for p in run.adapter.parameters)
+    train, values = run.config.train, sum(p.numel() for p in run.state.parameters)
     state = STATE_BYTES.get(train.optimizer.name, 8) + (4 if train.ema else 0)
     parts = {"model": run.patcher.model_size(), "adapter and gradients": 8 * values, "optimizer": state * values,
              "activations": training_memory(run.patcher, run.training_set, train)}

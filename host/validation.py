@@ -46,8 +46,8 @@ class ValidationObserver:
         if self.plan.training_set.text_padding != run.training_set.text_padding:
             raise ValueError(f"the validation set was encoded with text padding {self.plan.training_set.text_padding} and the training set "
                              f"with {run.training_set.text_padding}; encode both with the same one")
-        self.examples = Examples(run.patcher, self.plan.training_set, run.config.recipe)
-        with run.adapter.disabled():
+        self.examples = Examples(run.patcher, self.plan.training_set, run.config.recipe, text=run.text)
+        with run.without_adapter():
             self.base = self.measure(run, "without the LoRA")
         if not run.state.step:  # a resumed run has marked it
             self.mark(0, self.base, "base validation")

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .adapter import Adapter
+from .adapter import Adapter, TextEncoderLora
 from .arrange import Arrange
 from .cache import CleanCache, EncodeTrainingSet, OpenTrainingSet
 from .checkpoints import Checkpoints
@@ -24,7 +24,7 @@ from .watching import Logs, Previews, Validation
 NODES: list[type[io.ComfyNode]] = [
     LoadFolder, DataSetFromLists, DataSetFromVideo, UseMasks, CombineDataSets, DataSetToLists, Arrange,
     MaskRecipe, MaskStep, MaskPreset, EditMask, StepMask, CombineMasks, RegionMask, RandomBlobs, PreviewMask, GrowForLatentGrid,
-    EncodeTrainingSet, OpenTrainingSet, CleanCache, Train, Adapter, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews,
-    Validation, Logs, MeasureDrift,
+    EncodeTrainingSet, OpenTrainingSet, CleanCache, Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints,
+    Previews, Validation, Logs, MeasureDrift,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, CompareGrid, DemoModel,
 ]

@@ -9,6 +9,7 @@ from . import types
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
 
 CATEGORY = "masked lora/training"
 FRESH = "none"
@@ -69,3 +70,32 @@ class Adapter(io.ComfyNode):
                            patterns=patterns_of(sizes), start=start)
         words = [spec.describe()] + ([describe(model.model.diffusion_model, spec.targets)] if model else [])
         return io.NodeOutput(spec, ui=ui.PreviewText("; ".join(words)))
+
+
+class TextEncoderLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MaskedLoRA_TextEncoderLora",
+            display_name="Text Encoder LoRA",
+            category=CATEGORY,
+            description="Trains a LoRA on CLIP-L and CLIP-G too (SD 1.5, SDXL, the CLIP-L of Flux), into the same file. Captions are then "
+                        "encoded in every step. Most LoRAs do without.",
+            search_aliases=["train text encoder", "clip lora", "text_encoder_lr", "te lora"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder that has encoded the training set. It is left as it was."),
+                io.Combo.Input("encoders", options=["CLIP-L and CLIP-G", "CLIP-L", "CLIP-G"], default="CLIP-L and CLIP-G",
+                               tooltip="Which of them; one that is not there is left out. T5 and language models are not trained."),
+                io.Int.Input("rank", default=16, min=1, max=1024, tooltip="Size of the LoRA."),
+                io.Float.Input("alpha", default=16.0, min=0.01, max=1024.0, step=0.5, tooltip="The effect is scaled by alpha / rank."),
+                io.Float.Input("rate", default=0.5, min=0.001, max=100.0, step=0.05,
+                               tooltip="Learning rate as a multiple of the diffusion model's; text encoders overfit sooner."),
+            ],
+            outputs=[types.TextEncoderLora.Output(display_name="text_encoder", tooltip="For Train Masked LoRA.")],
+        )
+
+    @classmethod
+    def execute(cls, clip: CLIP, encoders: str, rank: int, alpha: float, rate: float) -> io.NodeOutput:
+        from ..host.live_text import TextEncoderSpec
+
+        return io.NodeOutput(TextEncoderSpec(clip=clip, encoders=encoders, rank=rank, alpha=alpha, rate=rate))

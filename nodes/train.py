@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
     from ..dataset.cache import TrainingSet as Set
+    from ..host.live_text import TextEncoderSpec
     from ..host.run import Observer
     from ..masks.recipe import MaskRecipe as Recipe
     from ..trainer.adapter_spec import AdapterSpec
@@ -57,6 +58,8 @@ class Train(io.ComfyNode):
                                       "constant learning rate."),
                 types.Adapter.Input("adapter", optional=True, tooltip="From LoRA Settings: kind, size and layers. Its rank and alpha "
                                     "then count instead of those below."),
+                types.TextEncoderLora.Input("text_encoder", optional=True, tooltip="From Text Encoder LoRA (CLIP-L and CLIP-G); "
+                                            "without it the text encoders stay as they are."),
                 types.Checkpoints.Input("checkpoints", optional=True, tooltip="From Checkpoints and Resume: the run can be gone on from."),
                 types.Previews.Input("previews", optional=True, tooltip="From Training Previews: pictures by the LoRA, meanwhile."),
                 types.Validation.Input("validation", optional=True, tooltip="From Validation: the loss on pictures that are held out."),
@@ -98,8 +101,8 @@ class Train(io.ComfyNode):
                 alpha: float, normalization: str, shift: float, gradient_checkpointing: bool, seed: int, name: str,
                 recipe: Recipe | None = None, prior: PriorSpec | None = None, loss_options: tuple[LossSpec, MaskUse] | None = None,
                 noise_levels: NoiseLevels | None = None, optimizer: Optimization | None = None, adapter: AdapterSpec | None = None,
-                checkpoints: Watching | None = None, previews: Watching | None = None, validation: Watching | None = None,
-                logs: Watching | None = None) -> io.NodeOutput:
+                text_encoder: TextEncoderSpec | None = None, checkpoints: Watching | None = None, previews: Watching | None = None,
+                validation: Watching | None = None, logs: Watching | None = None) -> io.NodeOutput:
         import torch
 
         from ..host.finish import finish_button
@@ -124,7 +127,8 @@ class Train(io.ComfyNode):
                               optimizer=moved.optimizer, schedule=moved.schedule, ema=moved.ema,
                               loss=loss, mask=mask, prior=prior or PriorSpec(), seed=seed),
             lora=adapter or LoraSpec(rank=rank, alpha=alpha), recipe=recipe or MaskRecipe(), checkpointing=gradient_checkpointing,
-            name=file.stem, rescue_folder=file.parent, observers=(*watching, *([button] if button else [])))
+            name=file.stem, rescue_folder=file.parent, text_encoder=text_encoder,
+            observers=(*watching, *([button] if button else [])))
         result = run_training(model, training_set, run, Progress(cls.hidden.unique_id))
         report = json.dumps(result.report)
         return io.NodeOutput(result.lora, {"loss": [torch.tensor(v) for v in result.losses]}, report, ui=ui.PreviewText(report))

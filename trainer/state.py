@@ -14,13 +14,19 @@ from .optimizer import Averaging, make_optimizer
 
 class TrainingState:
     """Parameters with their optimizer and average, and how many steps are done. Noise, order and dropout need no state: they are
-    drawn from the seed and the number of the step; so is the learning rate.
+    drawn from the seed and the number of the step; so is the learning rate. `others` learn at `rate` times that of `parameters`.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], config: TrainConfig) -> None:
-        self.parameters, self.config = parameters, config
+    def __init__(self, parameters: Sequence[nn.Parameter], config: TrainConfig, others: Sequence[nn.Parameter] = (), rate: float = 1.0
+                 ) -> None:
+        self.parameters, self.config = [*parameters, *others], config
+        if others and rate != 1 and config.optimizer.name == "prodigy":
+            raise ValueError(f"prodigy finds one learning rate for all parameters, and the text encoders' is {rate:g} times the model's; "
+                             "set it to 1, or choose another optimizer")
         self.optimizer = make_optimizer(parameters, config.optimizer, config.learning_rate)
-        self.ema = Ema(parameters, config.ema) if config.ema else None
+        if others:
+            self.optimizer.add_param_group({"params": list(others), "rate": rate})
+        self.ema = Ema(self.parameters, config.ema) if config.ema else None
         self.step = 0
 
     def start(self, step: int) -> float:
@@ -29,10 +35,11 @@ class TrainingState:
         """
         rate = self.config.learning_rate * self.config.schedule.factor(step, self.config.steps)
         for group in self.optimizer.param_groups:
+            own = rate * group.get("rate", 1.0)
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)  # torchao's compiled step reads it from where it is
+                group["lr"].fill_(own)  # torchao's compiled step reads it from where it is
             else:
-                group["lr"] = rate
+                group["lr"] = own
         self.optimizer.zero_grad(set_to_none=True)
         return rate * float(self.optimizer.param_groups[0].get("d", 1.0))
 

@@ -241,6 +241,10 @@ def random_weights(network: nn.Module) -> dict[str, Tensor]:
 def tiny_patcher(name: str) -> tuple[comfy.model_patcher.ModelPatcher, Architecture]:
     """A ModelPatcher as ComfyUI's loaders make it, without `cached_patcher_init`, as for GGUF and state-dict models."""
     arch = ARCHITECTURES[name]()
+    return patcher_of(arch), arch
+
+
+def patcher_of(arch: Architecture) -> comfy.model_patcher.ModelPatcher:
     weights = random_weights(arch.network())
     model_config = arch.config_class(dict(arch.config))
     for key in model_config.unet_extra_config:
@@ -248,6 +252,5 @@ def tiny_patcher(name: str) -> tuple[comfy.model_patcher.ModelPatcher, Architect
     model_config.set_inference_dtype(torch.float32, None)
     model = model_config.get_model(weights, "")
     model.load_model_weights(dict(weights), "")
-    patcher = comfy.model_patcher.CoreModelPatcher(
+    return comfy.model_patcher.CoreModelPatcher(
         model, load_device=comfy.model_management.get_torch_device(), offload_device=comfy.model_management.unet_offload_device())
-    return patcher, arch

@@ -1,0 +1,159 @@
+"""A LoRA on CLIP-L and CLIP-G beside that on the diffusion model: captions are then encoded anew in every step, with gradients."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+
+import comfy.model_management
+import comfy.sd
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import PatcherInjection
+from torch import Tensor, nn
+
+from ..dataset.cache import CachedExample
+from ..trainer.adapter import LoraAdapter
+from ..trainer.config import LoraSpec, choice
+from .denoiser import ComfyDenoiser
+from .frozen import frozen_layers
+from .training import copy_input, thaw
+
+INJECTION_KEY = "masked_lora_text_training"
+SAME = 1e-2  # of the embeddings' largest value: what another precision or device may change
+
+
+class Encoders(str, Enum):
+    BOTH = "CLIP-L and CLIP-G"
+    CLIP_L = "CLIP-L"
+    CLIP_G = "CLIP-G"
+
+
+LAYERS = r"clip_[{}]\.transformer\.text_model\.encoder\.layers\..*"
+TARGETS = {Encoders.BOTH: LAYERS.format("lg"), Encoders.CLIP_L: LAYERS.format("l"), Encoders.CLIP_G: LAYERS.format("g")}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TextEncoderSpec:
+    """`rate`: the text encoders' learning rate as a multiple of the diffusion model's."""
+
+    clip: comfy.sd.CLIP
+    rank: int = 16
+    alpha: float = 16.0
+    rate: float = 0.5
+    encoders: Encoders = Encoders.BOTH
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoders", choice(Encoders, "text encoders to train", self.encoders))
+        if not 0 < self.rate <= 100:
+            raise ValueError(f"the text encoders' learning rate is {self.rate} times the model's; use a number above 0, such as 0.5")
+
+    def lora(self) -> LoraSpec:
+        return LoraSpec(rank=self.rank, alpha=self.alpha, targets=TARGETS[self.encoders])
+
+    def describe(self) -> str:
+        return f"LoRA rank {self.rank} alpha {self.alpha:g} on {self.encoders.value}, {self.rate:g} times the learning rate"
+
+
+class LiveText:
+    """The borrowed text encoders with their adapter. `model`: the trained model's patcher, which has to stay loaded beside them."""
+
+    def __init__(self, clip: comfy.sd.CLIP, adapter: LoraAdapter, spec: TextEncoderSpec, model: ModelPatcher) -> None:
+        self.clip, self.adapter, self.spec, self.model = clip, adapter, spec, model
+        self._enabled = True
+
+    def attach(self) -> None:
+        """ComfyUI asks for this whenever it loads the text encoders, also while the adapter is switched off."""
+        if self._enabled:
+            self.adapter.attach()
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Inside, captions are read as if nothing had been learned."""
+        self._enabled = False
+        try:
+            with self.adapter.disabled():
+                yield
+        finally:
+            self._enabled = True
+
+    def cond(self, cached: CachedExample) -> dict[str, Tensor]:
+        """What is cached of a caption, with what CLIP adds to it encoded anew; gradients reach the adapter where they are enabled.
+
+        T5 is not trained: beside it CLIP-L gives the pooled vector alone (Flux).
+        """
+        # A preview may have put the text encoder's other users in its place.
+        comfy.model_management.load_models_gpu([self.clip.patcher, self.model])
+        tokens = self.clip.tokenize(cached.caption)
+        if "t5xxl" in tokens:
+            self.clip.cond_stage_model.reset_clip_options()
+            self.clip.cond_stage_model.set_clip_options({"execution_device": self.clip.patcher.load_device})
+            _, pooled = self.clip.cond_stage_model.clip_l.encode_token_weights(tokens["l"])
+            return {**cached.cond, "pooled_output": pooled}
+        encoded = self.clip.encode_from_tokens(tokens, return_dict=True)
+        return {**cached.cond, "cross_attn": encoded["cond"], "pooled_output": encoded["pooled_output"]}
+
+    def check(self, cached: CachedExample) -> None:
+        """Raises ValueError where these text encoders are not those that have encoded the training set."""
+        with torch.no_grad(), self.disabled():
+            fresh = self.cond(cached)
+        for name in ("cross_attn", "pooled_output"):
+            old = cached.cond.get(name)
+            if old is None:
+                continue
+            new = fresh[name].to(old)
+            if new.shape != old.shape or (new - old).abs().max() > SAME * old.abs().max():
+                raise ValueError(f"the CLIP of the text encoder LoRA reads the caption of {cached.name} otherwise than the one that has "
+                                 "encoded the training set; connect the same CLIP to both")
+
+
+@contextmanager
+def borrow_text_encoder(spec: TextEncoderSpec, patcher: ModelPatcher, denoiser: ComfyDenoiser, seed: int) -> Iterator[LiveText]:
+    """Lend the text encoders' own weights with a fresh LoRA on them, and give them back as they were.
+
+    Within `borrow_for_training` of `patcher`. Raises ValueError for text encoders that are not CLIP, before anything is touched.
+    """
+    model = next(loaded for loaded in comfy.model_management.loaded_models() if loaded.is_clone(patcher))
+    clip = spec.clip.clone(disable_dynamic=True) if spec.clip.is_dynamic() else spec.clip.clone()
+    network = clip.cond_stage_model
+    require_trainable(clip, spec)
+    flags = {name: p.requires_grad for name, p in network.named_parameters()}
+    try:
+        thaw(network)
+        adapter = LoraAdapter(network, spec.lora(), seed)
+        adapter.detach()
+        text = LiveText(clip, adapter, spec, model)
+        clip.patcher.set_injections(INJECTION_KEY, [PatcherInjection(inject=lambda _: text.attach(), eject=lambda _: adapter.detach())])
+        comfy.model_management.load_models_gpu([clip.patcher, model])
+        for parameter in adapter.parameters:
+            parameter.data = parameter.data.to(clip.patcher.load_device)
+            parameter.register_hook(lambda grad: grad / denoiser.gradient_scale)
+        with right_gradients(network):
+            yield text
+    finally:
+        clip.patcher.eject_model()
+        comfy.model_management.unload_model_and_clones(clip.patcher)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(flags[name])
+
+
+def require_trainable(clip: comfy.sd.CLIP, spec: TextEncoderSpec) -> None:
+    tokens: Mapping[str, object] = clip.tokenize("")
+    pooled_alone = "t5xxl" in tokens and "l" in tokens and "g" not in tokens
+    if not pooled_alone and not set(tokens) <= {"l", "g"}:
+        raise ValueError(f"this text encoder reads {', '.join(sorted(tokens))}; a text encoder LoRA is for the CLIP-L and CLIP-G of SD 1.5 "
+                         "and SDXL, and for the CLIP-L of Flux")
+    if clip.patcher.forced_hooks is not None:
+        raise ValueError("this CLIP carries hooks, whose schedule a text encoder LoRA cannot be trained under; connect it before the hooks")
+
+
+@contextmanager
+def right_gradients(network: nn.Module) -> Iterator[None]:
+    """CLIP adds to its residual in place, behind the LayerNorm that needs the old value in the backward pass: it gets a copy."""
+    with ExitStack() as stack:
+        stack.enter_context(frozen_layers(network))
+        for module in network.modules():
+            if isinstance(module, nn.LayerNorm):
+                stack.callback(module.register_forward_pre_hook(copy_input).remove)
+        yield
