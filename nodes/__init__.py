@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from .adapter import Adapter
 from .arrange import Arrange
 from .cache import CleanCache, EncodeTrainingSet, OpenTrainingSet
+from .check import CheckPadding
 from .checkpoints import Checkpoints
 from .combine import CombineMasks, RandomBlobs, RegionMask
 from .dataset import CombineDataSets, LoadFolder
@@ -26,5 +27,5 @@ NODES: list[type[io.ComfyNode]] = [
     MaskRecipe, MaskStep, MaskPreset, EditMask, StepMask, CombineMasks, RegionMask, RandomBlobs, PreviewMask, GrowForLatentGrid,
     EncodeTrainingSet, OpenTrainingSet, CleanCache, Train, Adapter, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews,
     Validation, Logs, MeasureDrift,
-    SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, CompareGrid, DemoModel,
+    SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, CheckPadding, CompareGrid, DemoModel,
 ]
