@@ -69,8 +69,6 @@ def by(trainer: str | None) -> str:
 
 def ours(text: str) -> TrainedPadding:
     try:
-        if len(text) > 1000:
-            raise ValueError(f"it has {len(text)} characters")
         padding = TextPadding.from_json(text)
     except (ValueError, RecursionError) as error:
         return assumed(f"its masked_lora.text_padding cannot be read ({short(error)})")

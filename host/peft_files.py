@@ -34,7 +34,7 @@ def scaled_as_trained(lora: LoraWeights, file: Path) -> tuple[LoraWeights, str]:
     """
     try:
         fields = configuration(lora.metadata, file)
-        alphas = {k: v for k, v in alphas_of(lora, fields).items() if k not in lora} if fields else {}
+        alphas = alphas_of(lora, fields) if fields else {}
     except (ValueError, RecursionError) as error:
         return lora, f"its peft configuration cannot be read ({str(error)[:200]}), so that its scale is ComfyUI's own, 1"
     scales = sorted({alpha.item() / rank for alpha, rank in alphas.values()})
@@ -64,7 +64,7 @@ def configuration(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
 
 
 def alphas_of(lora: Mapping[str, Tensor], fields: Mapping[str, Any]) -> dict[str, tuple[Tensor, int]]:
-    """For each layer with a pair of matrices: the name and value of ComfyUI's alpha that gives peft's scale, and the rank.
+    """For each layer without an alpha of its own: the name and value of ComfyUI's alpha that gives peft's scale, and the rank.
 
     diffusers puts the name of a pipeline's part before each field ("transformer.lora_alpha"), as before the names of the tensors.
     """
@@ -72,7 +72,7 @@ def alphas_of(lora: Mapping[str, Tensor], fields: Mapping[str, Any]) -> dict[str
     alphas = {}
     for key, down in lora.items():
         module = next((key.removesuffix(end) for end in DOWNS if key.endswith(end)), None)
-        if module is None or down.ndim < 2:
+        if module is None or down.ndim < 2 or f"{module}.alpha" in lora:
             continue
         part = f"{module.split('.')[0]}."
         prefix = part if f"{part}lora_alpha" in fields else ""

@@ -11,12 +11,14 @@ import comfy.sd
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy_execution.utils import CurrentNodeContext
 from pack.host.lora_padding import TrainedPadding
 from pack.host.padding_check import AppliedLora, mark
 from pack.host.text import SPEC_KEY
 from pack.host.text_padding import PRESETS
 from pack.nodes.check import CheckPadding
 from safetensors.torch import load_file, save_file
+from server import PromptServer
 from torch import Tensor
 
 from .defaults import new_graph
@@ -135,6 +137,19 @@ def test_a_sampling_run_warns_once_and_changes_no_number(caplog: pytest.LogCaptu
     assert "but b was trained with mask-512" in record.message
     assert torch.equal(result, sampled(unmarked(*loras), prompt(NONE), prompt(None)))
     assert torch.equal(result, sampled(unmarked(*loras), prompt(None), prompt(None))), "the key in the conditioning changes nothing either"
+
+
+def test_the_warning_stands_on_the_node_that_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page:
+        shown: list[tuple[str, str]] = []
+
+        def send_progress_text(self, text: str, node_id: str) -> None:
+            self.shown.append((text.partition(":")[0], node_id))
+
+    monkeypatch.setattr(PromptServer, "instance", Page(), raising=False)
+    with CurrentNodeContext("a prompt", "17"):
+        sampled(with_loras(lora(MASK)), prompt(NONE), prompt(MASK))
+    assert Page.shown == [("text padding differs", "17")]
 
 
 @pytest.mark.parametrize(("positive", "negative", "cfg"), [
