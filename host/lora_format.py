@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import comfy.utils
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
@@ -149,20 +150,9 @@ def unused(file: Path) -> Path:
 
 
 def load_lora(file: Path) -> LoraWeights:
-    tensors, metadata = comfy.utils.load_torch_file(str(file), safe_load=True, return_metadata=True)
+    """Raises ValueError that names the file where it is damaged."""
+    try:
+        tensors, metadata = comfy.utils.load_torch_file(str(file), safe_load=True, return_metadata=True)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{file} is no whole safetensors file ({error}); download or save it again") from error
     return LoraWeights(tensors, metadata or {})
-
-
-def padding_of(lora: Mapping[str, Tensor]) -> tuple[TextPadding, str]:
-    """The padding that a LoRA was trained with and a sentence about how that is known.
-
-    A LoRA without our metadata gives what its own tells, else ComfyUI's own padding and a sentence that says it is a guess.
-    """
-    metadata = lora.metadata if isinstance(lora, LoraWeights) else {}
-    if spec := metadata.get("masked_lora.text_padding"):
-        padding = TextPadding.from_json(spec)
-        return padding, f"trained with {padding.describe()}"
-    if metadata.get("ss_apply_t5_attn_mask", "").lower() == "true":
-        padding = TextPadding(max_length=512, attend="real", encoder_masked=True)
-        return padding, f"trained by sd-scripts with apply_t5_attn_mask: {padding.describe()}"
-    return TextPadding(), "unknown: the file does not say how its padding was treated; ComfyUI's own padding is assumed"

@@ -28,10 +28,14 @@ class Progress:
     def update(self, done: int, total: int, text: str = "") -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.bar.update_absolute(done, total)
-        # A prompt server exists only where pages can be watching; a headless run has none.
-        server = getattr(PromptServer, "instance", None)
-        if text and self.node_id is not None and server is not None:
-            server.send_progress_text(text, self.node_id)
+        show_text(text, self.node_id)
+
+
+def show_text(text: str, node_id: str | None) -> None:
+    # A prompt server exists only where pages can be watching; a headless run has none.
+    server = getattr(PromptServer, "instance", None)
+    if text and node_id is not None and server is not None:
+        server.send_progress_text(text, node_id)
 
 
 class TrainingProgress:

@@ -1,4 +1,6 @@
-"""Training that starts from a LoRA file: any naming that ComfyUI's own loader understands, with the effect that it would have there."""
+"""Training that starts from a LoRA file: any naming that ComfyUI's own loader understands, with the effect that it would have there,
+or with the scale that a peft configuration in the file tells.
+"""
 from __future__ import annotations
 
 import logging
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from ..trainer.adapter import LoraAdapter
 from ..trainer.linear import is_linear
 from .lora_format import PREFIX, load_lora
+from .peft_files import named_for_host, scaled_as_trained
 
 logger = logging.getLogger(__name__)
 NAMED = 5  # how many keys a message lists
@@ -28,7 +31,10 @@ def warm_start(adapter: LoraAdapter, patcher: ModelPatcher) -> str:
     """Let `adapter` go on from the file that its spec names, and say so; '' where it names none."""
     if not adapter.spec.start:
         return ""
-    return f"{start_from(adapter, patcher, load_lora(Path(adapter.spec.start)))} ({Path(adapter.spec.start).name})"
+    file = Path(adapter.spec.start)
+    lora, scaled = scaled_as_trained(load_lora(file), file)
+    words = f"{start_from(adapter, patcher, lora)} ({file.name})"
+    return f"{words}; {scaled}" if scaled else words
 
 
 def start_from(adapter: LoraAdapter, patcher: ModelPatcher, lora: Mapping[str, Tensor]) -> str:
@@ -53,8 +59,9 @@ def start_from(adapter: LoraAdapter, patcher: ModelPatcher, lora: Mapping[str, T
 
 def read(patcher: ModelPatcher, lora: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The file as our own `state_dict` would have it, and the names in it that found no place."""
-    file = comfy.lora_convert.convert_lora(dict(lora))
-    patches = comfy.lora.load_lora(file, comfy.lora.model_lora_keys_unet(patcher.model, {}), log_missing=False)
+    places = comfy.lora.model_lora_keys_unet(patcher.model, {})
+    file = comfy.lora_convert.convert_lora(named_for_host(lora, places))
+    patches = comfy.lora.load_lora(file, places, log_missing=False)
     network = patcher.model.diffusion_model
     layers: dict[str, list[Patch]] = {}
     loaded, left_out = set[str](), list[str]()

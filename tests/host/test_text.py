@@ -7,7 +7,6 @@ import pytest
 import torch
 from pack.host.demo_model import load_text_encoders
 from pack.host.folders import DEMO_MODEL
-from pack.host.lora_format import LoraWeights, padding_of
 from pack.host.text import SPEC_KEY, encode_text
 from pack.host.text_padding import PRESETS, TextPadding
 from torch import Tensor
@@ -123,12 +122,3 @@ def test_masked_padding_equals_dropped_tokens_equals_finite_additive_mask() -> N
     assert (masked - dropped).norm() / scale <= 1e-5
     assert (predict(arch, patcher, zeroed_context) - dropped).norm() / scale > 1e-3
     assert (predict(arch, patcher, context) - dropped).norm() / scale > 1e-3
-
-
-def test_padding_of_a_foreign_lora() -> None:
-    padding, words = padding_of(LoraWeights({}, {"ss_apply_t5_attn_mask": "True"}))
-    assert padding == PRESETS["mask-512-encoder"]
-    assert "sd-scripts" in words
-    padding, words = padding_of({})
-    assert padding == PRESETS["comfyui"]
-    assert words.startswith("unknown")

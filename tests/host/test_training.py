@@ -20,7 +20,8 @@ from pack.dataset.cache import CachedExample, TrainingSet
 from pack.host.denoiser import ComfyDenoiser
 from pack.host.drift import borrow_for_prediction, measure_drift
 from pack.host.examples import Examples
-from pack.host.lora_format import load_lora, padding_of, save_lora
+from pack.host.lora_format import load_lora, save_lora
+from pack.host.lora_padding import trained_padding
 from pack.host.progress import Progress
 from pack.host.run import RunConfig, run_training
 from pack.host.text_padding import TextPadding
@@ -275,7 +276,7 @@ def test_metadata_tells_the_conditions_of_training(tmp_path: Path) -> None:
             "masked_lora.adapter", "masked_lora.optimization", "masked_lora.data",
             "ss_network_dim", "ss_network_alpha", "modelspec.architecture"} <= metadata.keys()
     assert "ss_apply_t5_attn_mask" not in metadata
-    assert padding_of(result.lora)[0] == TextPadding()
+    assert trained_padding(result.lora).padding == TextPadding()
     assert metadata["modelspec.architecture"] == "flux-1-dev/lora"
     assert metadata["ss_base_model_version"] == "flux1"  # what sd-scripts writes for Flux and other tools look for
 

@@ -63,6 +63,8 @@ test("a saved file and a padding", () => {
     "Saved as loras/a_00001.safetensors in the output folder",
   ])
   assert.deepEqual(reportLines('{"text_padding": {}, "says": "trained with comfyui-mask"}'), ["Text padding: trained with comfyui-mask"])
+  assert.deepEqual(reportLines('{"says": "unknown", "notes": ["scaled by 0.5", "not loaded: 1 key"]}'),
+    ["Text padding: unknown", "scaled by 0.5", "not loaded: 1 key"])
 })
 
 test("anything else stays as it is", () => {

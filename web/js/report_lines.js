@@ -50,5 +50,6 @@ export function reportLines(text) {
   if ("drift_inside" in report) lines.push(...drift(report))
   if ("file" in report) lines.push(`Saved as ${report.file} in the output folder`)
   if ("says" in report) lines.push(`Text padding: ${report.says}`)
+  if (Array.isArray(report.notes)) lines.push(...report.notes.map(String))
   return lines.length ? lines : [text]
 }
