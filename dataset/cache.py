@@ -173,6 +173,10 @@ class TrainingSet:
             return [ref.latent_shape for ref in self.examples.refs]
         return [tuple(example.latent_CHW.shape) for example in self.examples]
 
+    def reference_shapes(self) -> list[tuple[tuple[int, ...], ...]]:
+        """Of each example's reference latents, likewise."""
+        return [reference_shapes(one) for one in (self.examples.refs if isinstance(self.examples, StoredExamples) else self.examples)]
+
     def masks(self) -> Iterator[Tensor | None]:
         """Each example's raw mask, one at a time; latents are not loaded when the examples are stored.
 

@@ -24,6 +24,7 @@ from ..masks.canvas import Pixels, to_picture
 from ..masks.comparison import comparison_grid
 from ..trainer.example import StepReport
 from .observing import Mark, borrowed_patcher, own_folder, show, undisturbed
+from .references import first_with_references, with_references
 from .text import Conditioning, encode_text
 from .text_padding import TextPadding
 from .training import thaw, training_memory
@@ -82,12 +83,13 @@ class PreviewSpec:
 
 @dataclass(slots=True, eq=False)
 class PreviewObserver:
-    """Writes `<name>_previews/step_000200_0.png`: the step, and which prompt."""
+    """Writes `<name>_previews/step_000200_0.png`: the step, and which prompt. reference: the picture whose references are shown."""
 
     spec: PreviewSpec
     run_folder: Path
     marks: list[Mark] = field(default_factory=list)
     failed: int = 0
+    reference: str = ""
     folder: Path = field(init=False)
     patcher: ModelPatcher = field(init=False)
     positive: list[Conditioning] = field(init=False)
@@ -103,8 +105,14 @@ class PreviewObserver:
         padding = TextPadding.from_json(run.training_set.text_padding)
         with undisturbed(run), in_place_again(run, self.patcher, self.spec.clip.patcher):
             thaw(self.spec.clip.cond_stage_model)
-            *self.positive, self.negative = [encode_text(self.spec.clip, text, padding) for text in (*self.spec.lines, self.spec.negative)]
+            shown = first_with_references(run.training_set)
+            *self.positive, self.negative = [with_references(encode_text(self.spec.clip, text, padding), self.patcher, shown)
+                                             for text in (*self.spec.lines, self.spec.negative)]
             thaw(self.spec.vae.first_stage_model)
+        if shown is not None:
+            self.reference = shown.name
+            logger.info("Masked LoRA: previews show the model the reference pictures of %r, and their prompts to the text encoder alone",
+                        shown.name)
         if self.spec.at_start and not run.state.step:
             self.preview(run, 0)
 
@@ -162,7 +170,8 @@ class PreviewObserver:
         prompt, told = self.spec.lines[number], PngInfo()
         if not args.disable_metadata:
             told.add_itxt("parameters", self.spec.parameters(prompt))
-            told.add_itxt("masked_lora", json.dumps({"step": step, "lora": run.config.name, "text_padding": run.training_set.text_padding}))
+            facts = {"step": step, "lora": run.config.name, "text_padding": run.training_set.text_padding}
+            told.add_itxt("masked_lora", json.dumps(facts | ({"references_of": self.reference} if self.reference else {})))
         file = self.folder / f"step_{step:06d}_{number}.png"
         picture.save(file, pnginfo=told)
         show(run, picture)
