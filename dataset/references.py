@@ -98,7 +98,8 @@ def collect_references(spec: FolderSpec, names: Sequence[str], beside: Sequence[
         dict[str, tuple[Item, ...]], list[Finding]]:
     """The reference pictures of each picture by its name, and what is wrong with them.
 
-    beside: files named as references in the picture folder. depth: as list_files has it. Raises ValueError for a missing folder.
+    beside: files named as references in the picture folder. depth: as list_files has it. Raises ValueError for a folder that is
+    missing or holds the pictures.
     """
     indices, findings = [], list[Finding]()
     for folder in spec.references:
@@ -107,6 +108,9 @@ def collect_references(spec: FolderSpec, names: Sequence[str], beside: Sequence[
         if folder.resolve() == spec.top:
             indices.append(ReferenceIndex.of_sidecars(beside))
             continue
+        if spec.top.is_relative_to(folder.resolve()):
+            raise ValueError(f"reference folder {folder} holds the picture folder {spec.folder}; put the reference pictures into a folder "
+                             "of their own")
         listing = list_files(folder, PICTURE_TYPES, depth=depth)
         indices.append(ReferenceIndex.of_folder(folder.name, listing.files))
         findings += [Finding("link", f"{folder.name}/{name}", reason) for name, reason in listing.refused]

@@ -73,8 +73,8 @@ def reference_use(clip: comfy.sd.CLIP) -> ReferenceUse:
 def encode_with_pictures(clip: comfy.sd.CLIP, text: str, padding: TextPadding, pictures: Sequence[Item]) -> Conditioning:
     """As TextEncodeQwenImageEditPlus encodes a text about pictures. Raises ValueError for more of them than it takes."""
     if len(pictures) > SEEN_AT_ONCE:
-        raise ValueError(f"it has {len(pictures)} reference pictures and the text encoder takes {SEEN_AT_ONCE} "
-                         "(TextEncodeQwenImageEditPlus); give fewer")
+        raise ValueError(f"{pictures[0].name} is one of {len(pictures)} reference pictures of one picture, and the text encoder takes "
+                         f"{SEEN_AT_ONCE} (TextEncodeQwenImageEditPlus); give fewer")
     if padding != TextPadding():
         raise ValueError("this text encoder does not read T5, so padding modes mean nothing to it; use the preset 'comfyui'")
     images = [load_item(picture).image_THWC for picture in pictures]

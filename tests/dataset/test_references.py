@@ -120,6 +120,12 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         scan(tmp_path, tmp_path / "nowhere")
 
 
+def test_a_folder_that_holds_the_pictures(tmp_path: Path) -> None:
+    put(tmp_path, "after/a.png", "a.png")
+    with pytest.raises(ValueError, match="holds the picture folder .*after; put the reference pictures into a folder of their own"):
+        scan(tmp_path / "after", tmp_path)
+
+
 def test_a_changed_reference_changes_the_fingerprint(tmp_path: Path) -> None:
     put(tmp_path, "after/a.png", "before/a.png")
     spec = FolderSpec(folder=tmp_path / "after", references=(tmp_path / "before",))
