@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 PICTURES_AHEAD, CLIPS_AHEAD, WRITES_BEHIND = 4, 2, 4
 SECONDS_BETWEEN_TEXTS = 0.5
 SHOWN = 20
+Prompt = tuple[str, tuple[Item, ...]]  # a caption, and the reference pictures that its text encoder reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +249,6 @@ def finish(prepared: Prepared, vae: comfy.sd.VAE, prepare: Preparation, texts: d
     key, tokens = texts[prompt_of(item, prepare.use)]
     return ExampleRef(item.name, item.caption, prepared.latent_key, key, prepared.mask_key, latent, tokens, mask, item.repeats, item.weight,
                       item.regularisation, references)
-
-
-Prompt = tuple[str, tuple[Item, ...]]
 
 
 def prompt_of(item: Item, use: ReferenceUse) -> Prompt:

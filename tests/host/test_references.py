@@ -33,6 +33,7 @@ from pack.dataset.manifest import open_set
 from pack.host import encode as encoding
 from pack.host import references
 from pack.host.architectures import READ_REFERENCES
+from pack.host.checkpoints import contents_hash
 from pack.host.drift import borrow_for_prediction
 from pack.host.encode import encode_data_set
 from pack.host.examples import Examples, make_example
@@ -289,6 +290,16 @@ def test_two_steps_from_pictures_to_a_lora_that_depends_on_the_references(encode
     text = next(r.getMessage() for r in caplog.records if "will be trained" in r.getMessage())
     assert "  reference pictures: 1 of 2 pictures with 1; their latents go to the model as ReferenceLatent hands them over\n" in text
     assert "tokens, references of 19x13 cells" in text
+
+
+def test_a_run_is_not_resumed_on_other_references(encode: Any) -> None:
+    def facts(*items: Item) -> str:
+        return contents_hash(SimpleNamespace(examples=SimpleNamespace(outline=encode(*items).examples.refs)))  # type: ignore[arg-type]
+
+    one, other, two = (facts(item) for item in (edit_item("a"), edit_item("a", photograph((150, 100), "coffee")), replace(
+        edit_item("a"), references=edit_item("a").references * 2)))
+    assert len({one, other, two}) == 3
+    assert facts(edit_item("a")) == one
 
 
 def test_nothing_is_said_of_references_where_there_are_none(models: Models, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
