@@ -19,6 +19,7 @@ from .store import TensorStore
 
 KINDS = ("latents", "masks", "texts")
 LATENT, MASK = "latent", "mask"
+REFERENCES = "reference_latents"  # ComfyUI's name of them in a CONDITIONING
 SHOWN = 5
 STEPS = np.float32(255)
 ALMOST = 2.0**-20  # floats this close to k/255 are k/255: 1 - k/255, as other nodes compute it, is off by its last bit
@@ -70,7 +71,8 @@ class Lost:
 
     def of(self, ref: ExampleRef) -> bool:
         """Whether the example lacks a file."""
-        return (ref.latent_key in self.keys["latents"] or ref.text_key in self.keys["texts"] or ref.mask_key in self.keys["masks"])
+        latents = {ref.latent_key, *(key for key, _ in ref.references)}
+        return bool(latents & self.keys["latents"]) or ref.text_key in self.keys["texts"] or ref.mask_key in self.keys["masks"]
 
     def describe(self, refs: RefTable) -> str:
         names = [ref.name for ref in refs if self.of(ref)]
@@ -105,8 +107,15 @@ class StoredExamples(Sequence[CachedExample]):
             return StoredExamples(self.cache, self.refs[index], self.text_padding, self.on_loss)
         ref = self.refs[index]
         latent = self._load(self.cache.latents, ref.latent_key, ref.name)[LATENT]
-        return CachedExample(ref.name, ref.caption, latent, self.mask(index), self._load(self.cache.texts, ref.text_key, ref.name),
-                             self.text_padding, ref.repeats, ref.weight, ref.regularisation)
+        cond = self._load(self.cache.texts, ref.text_key, ref.name) | self.references(index)
+        return CachedExample(ref.name, ref.caption, latent, self.mask(index), cond, self.text_padding, ref.repeats, ref.weight,
+                             ref.regularisation)
+
+    def references(self, index: int) -> dict[str, Tensor]:
+        """The latents of its reference pictures as entries of a conditioning, (1, C, [T,] H, W) each."""
+        ref = self.refs[index]
+        return {f"{REFERENCES}.{place}": self._load(self.cache.latents, key, ref.name)[LATENT][None]
+                for place, (key, _) in enumerate(ref.references)}
 
     def mask(self, index: int) -> Tensor | None:
         """The raw mask alone, float32 (T, H, W); the latent is not read."""
@@ -128,6 +137,13 @@ class StoredExamples(Sequence[CachedExample]):
         except ValueError as error:
             self.on_loss()
             raise ValueError(f"{name}: {error}; run Encode Training Set again, which makes it anew") from error
+
+
+def reference_shapes(example: CachedExample | ExampleRef) -> tuple[tuple[int, ...], ...]:
+    """Of the latents of its reference pictures, without the batch."""
+    if isinstance(example, ExampleRef):
+        return tuple(shape for _, shape in example.references)
+    return tuple(tuple(value.shape[1:]) for name, value in example.cond.items() if name.startswith(f"{REFERENCES}."))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,6 +172,10 @@ class TrainingSet:
         if isinstance(self.examples, StoredExamples):
             return [ref.latent_shape for ref in self.examples.refs]
         return [tuple(example.latent_CHW.shape) for example in self.examples]
+
+    def reference_shapes(self) -> list[tuple[tuple[int, ...], ...]]:
+        """Of each example's reference latents, likewise."""
+        return [reference_shapes(one) for one in (self.examples.refs if isinstance(self.examples, StoredExamples) else self.examples)]
 
     def masks(self) -> Iterator[Tensor | None]:
         """Each example's raw mask, one at a time; latents are not loaded when the examples are stored.

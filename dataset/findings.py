@@ -8,7 +8,8 @@ from typing import Literal
 Kind = Literal[
     "same name", "unreadable name", "unreadable picture", "frame sizes", "several masks", "unreadable mask", "partly transparent",
     "frame count",
-    "missing mask", "orientation", "size", "unreadable caption", "learned everywhere", "skipped",
+    "missing mask", "missing reference", "several references", "unreadable reference", "unused reference", "orientation",
+    "size", "unreadable caption", "learned everywhere", "skipped",
     "inverted", "all black", "all white", "over half", "other proportions", "passed over", "unused mask", "set aside", "link",
     "not in a clip", "animated", "no repeats", "unused caption", "unmatched entries", "caption conflict", "empty caption",
 ]
@@ -26,6 +27,10 @@ WORDS: dict[Kind, tuple[str, str]] = {
     "partly transparent": ("clips of which only some frames have an alpha channel", "save all frames with one, or none"),
     "frame count": ("clips with a wrong number of masks", "give one mask for the clip, or one for each frame"),
     "missing mask": ("without a mask", ""),
+    "missing reference": ("without a reference picture", "put one of the same name there, or load the pictures that have none with a node "
+                          "of their own and join them by Combine Data Sets"),
+    "several references": ("with several reference pictures of one name", "keep one of them"),
+    "unreadable reference": ("reference pictures that cannot be read", "save them again or remove them"),
     "learned everywhere": ("without a mask, learned everywhere", ""),
     "skipped": ("without a mask, skipped", ""),
     "orientation": ("masks of the other orientation, as they are without the camera's EXIF rotation", "turn them like their pictures"),
@@ -40,6 +45,7 @@ WORDS: dict[Kind, tuple[str, str]] = {
     "other proportions": ("masks of other proportions than their picture, stretched to it", ""),
     "passed over": ("mask files that were passed over", ""),
     "unused mask": ("masks that match no picture, unused", "name a mask like its picture"),
+    "unused reference": ("reference pictures that match no picture, unused", "name a reference like its picture"),
     "set aside": ("folders that are called masks but are not the mask folder, left out", ""),
     "link": ("links that were not read", ""),
     "not in a clip": ("pictures outside of clips, unused", "put the frames of each clip into a folder of its own"),
@@ -75,7 +81,8 @@ def lines(findings: Sequence[Finding], shown: int | None = SHOWN) -> list[str]:
 def error_text(place: str, findings: Sequence[Finding], missing_remedy: str, shown: int | None = SHOWN_ERRORS) -> str:
     """Everything that must be put right, each kind with its files, reasons and remedy; empty if there is nothing.
 
-    missing_remedy: what to do about missing masks. Masks and links that were not used are told with them: they are often the cause.
+    missing_remedy: what to do about missing masks. Masks, references and links that were not used are told with them: they are often
+    the cause.
     """
     told = []
     for kind, (heading, remedy) in WORDS.items():
@@ -84,7 +91,7 @@ def error_text(place: str, findings: Sequence[Finding], missing_remedy: str, sho
             told.append(f"{heading}: {len(found)} ({names(found, shown)}); {missing_remedy if kind == 'missing mask' else remedy}")
     if not told:
         return ""
-    causes = lines([finding for finding in findings if finding.kind in ("unused mask", "link")], shown)
+    causes = lines([finding for finding in findings if finding.kind in ("unused mask", "unused reference", "link")], shown)
     return "\n".join([f"{place} cannot be used as it is.", *told, *causes])
 
 

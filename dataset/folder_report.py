@@ -24,6 +24,7 @@ def folder_report(
     told = [f"{spec.top.name}: {len(items)} {spec.content}{frames}, {masked} with a mask; white = learn"]
     told += _masks(spec, checked)
     told += _captions(items, captions)
+    told += _references(spec, items)
     told += _repeats(spec, items)
     return "\n".join(told + lines(findings, shown))
 
@@ -54,6 +55,15 @@ def _captions(items: Sequence[Item], captions: Mapping[str, Caption]) -> list[st
     counts = Counter(captions[item.name].source for item in items)
     told = [f"{counts[source]} {text}" for source, text in SOURCES.items() if counts[source]]
     return [f"captions: {', '.join(told)}"] if told else []
+
+
+def _references(spec: FolderSpec, items: Sequence[Item]) -> list[str]:
+    if not spec.references:
+        return []
+    counts = Counter(len(item.references) for item in items)
+    each = ", ".join(f"{pictures} with {count}" for count, pictures in sorted(counts.items()))
+    places = ", ".join("files beside the pictures" if folder.resolve() == spec.top else f"{folder.name}/" for folder in spec.references)
+    return [f"reference pictures: {each}, from {places}"]
 
 
 def _repeats(spec: FolderSpec, items: Sequence[Item]) -> list[str]:

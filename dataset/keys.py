@@ -88,6 +88,10 @@ class Sources:
             return f"files {self.files(item.image.paths)}"
         return f"pixels {hash_tensor(item.image.image_THWC)}"
 
+    def shown(self, picture: Item) -> str:
+        """A reference picture: its bytes, and how it is loaded."""
+        return f"{self.image(picture)} {self.hidden_colours(picture)} {_place(picture)}"
+
     def mask(self, item: Item) -> str:
         if isinstance(item.mask, MaskFiles):
             return f"files {item.mask.channel} {self.files(item.mask.paths)}"
@@ -110,7 +114,7 @@ class Sources:
 
     def check_unchanged(self, item: Item) -> None:
         """Raises ValueError if a file was written since it was hashed: its pixels would be kept under another file's key."""
-        for source in (item.image, item.mask):
+        for source in (item.image, item.mask, *(one.image for one in item.references)):
             for path in source.paths if isinstance(source, ImageFiles | MaskFiles) else ():
                 now, then = path.stat(), self.file(path)
                 if (now.st_size, now.st_mtime_ns) != (then.size, then.mtime_ns):
@@ -125,6 +129,11 @@ def has_mask(item: Item) -> bool:
 def latent_key(item: Item, cut: Cut, vae: str, sources: Sources) -> str:
     """Key of the item's latent. vae: what identifies the VAE and its weights."""
     return content_key("latent", FORMAT_VERSION, vae, sources.image(item), sources.hidden_colours(item), _place(item), cut.describe())
+
+
+def reference_key(picture: Item, scaling: str, vae: str, sources: Sources) -> str:
+    """Key of a reference picture's latent. scaling: what identifies how its size is chosen."""
+    return content_key("reference", FORMAT_VERSION, vae, sources.shown(picture), scaling)
 
 
 def mask_key(item: Item, cut: Cut, sources: Sources) -> str | None:

@@ -11,11 +11,15 @@ from typing import Any, Generic, TypeVar, overload
 KEY_BYTES = 32
 NO_KEY = bytes(KEY_BYTES)
 T = TypeVar("T")
+References = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleRef:
-    """A CachedExample without its tensors: their keys and shapes. text_tokens: length of its embeddings. No mask: both None."""
+    """A CachedExample without its tensors: their keys and shapes. text_tokens: length of its embeddings. No mask: both None.
+
+    references: key and shape of each reference picture's latent.
+    """
 
     name: str
     caption: str
@@ -28,6 +32,7 @@ class ExampleRef:
     repeats: int = 1
     weight: float = 1.0
     regularisation: bool = False
+    references: References = ()
 
 
 class Distinct(Generic[T]):
@@ -80,6 +85,7 @@ class RefTable(Sequence[ExampleRef]):
         self.texts: Distinct[tuple[str, str, int]] = Distinct()
         self.shapes: Distinct[tuple[tuple[int, ...], tuple[int, ...] | None]] = Distinct()
         self.parts: Distinct[tuple[int, float, bool]] = Distinct()
+        self.references: Distinct[References] = Distinct()
         for ref in refs:
             self.append(ref)
 
@@ -90,6 +96,7 @@ class RefTable(Sequence[ExampleRef]):
         self.texts.append((ref.caption, ref.text_key, ref.text_tokens))
         self.shapes.append((ref.latent_shape, ref.mask_shape))
         self.parts.append((ref.repeats, ref.weight, ref.regularisation))
+        self.references.append(ref.references)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -109,13 +116,16 @@ class RefTable(Sequence[ExampleRef]):
         latent_key = self.latents[i]
         if latent_key is None:
             raise ValueError(f"{self.names[i]} has no latent; run Encode Training Set again")
-        return ExampleRef(self.names[i], caption, latent_key, text_key, self.masks[i], latent_shape, tokens, mask_shape, *self.parts[i])
+        return ExampleRef(self.names[i], caption, latent_key, text_key, self.masks[i], latent_shape, tokens, mask_shape, *self.parts[i],
+                          references=self.references[i])
 
     def keys(self, kind: str) -> set[str]:
         """All keys of "latents", "masks" or "texts"."""
         if kind == "texts":
             return {key for _, key, _ in self.texts.values}
-        return {"latents": self.latents, "masks": self.masks}[kind].all()
+        if kind == "masks":
+            return self.masks.all()
+        return self.latents.all() | {key for row in self.references.values for key, _ in row}
 
     def to_columns(self) -> dict[str, Any]:
         """What JSON can hold; from_columns gives the table back."""
@@ -124,11 +134,12 @@ class RefTable(Sequence[ExampleRef]):
             "texts": self.texts.values, "text_of": self.texts.places.tolist(),
             "shapes": self.shapes.values, "shape_of": self.shapes.places.tolist(),
             "parts": self.parts.values, "part_of": self.parts.places.tolist(),
+            "references": self.references.values, "references_of": self.references.places.tolist(),
         }
 
     @classmethod
     def from_columns(cls, columns: dict[str, Any]) -> RefTable:
-        """Raises ValueError for columns that do not belong together."""
+        """Raises ValueError for columns that do not belong together. Tables of before there were references lack two columns."""
         table = cls()
         try:
             table.names = [str(name) for name in columns["names"]]
@@ -137,10 +148,12 @@ class RefTable(Sequence[ExampleRef]):
             _fill(table.shapes, columns["shapes"], columns["shape_of"],
                   lambda row: (tuple(map(int, row[0])), None if row[1] is None else tuple(map(int, row[1]))))
             _fill(table.parts, columns["parts"], columns["part_of"], lambda row: (int(row[0]), float(row[1]), bool(row[2])))
+            _fill(table.references, columns.get("references", [()]), columns.get("references_of", [0] * len(table.names)),
+                  lambda row: tuple((bytes.fromhex(key).hex(), tuple(map(int, shape))) for key, shape in row))
         except (KeyError, TypeError, IndexError, OverflowError, binascii.Error) as error:
             raise ValueError(f"its columns are wrong ({type(error).__name__}: {error})") from error
         lengths = {len(column) for column in (table.names, table.latents, table.masks, table.texts.places, table.shapes.places,
-                                              table.parts.places)}
+                                              table.parts.places, table.references.places)}
         if len(lengths) != 1:
             raise ValueError(f"its columns have different lengths ({sorted(lengths)})")
         return table

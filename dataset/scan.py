@@ -17,6 +17,7 @@ from .folder_report import folder_report
 from .item import DataSet, ImageFiles, Item
 from .layouts import folder_repeats
 from .listing import CAPTION_TYPES, PICTURE_TYPES, Found, Listing, list_files, printable, same_name, without_ending
+from .references import collect_references, sidecar_of
 from .spec import FolderSpec
 
 __all__ = ["FolderSpec", "combine_data_sets", "folder_fingerprint", "scan_folder"]
@@ -37,7 +38,8 @@ def scan_folder(spec: FolderSpec, watch: Callable[[int, int], None] = lambda don
     findings = [*files.findings, *(finding for one in checked for finding in one.findings), *findings]
     _raise_errors(spec, findings)
     kept, left_out = _kept(spec, checked)
-    items = tuple(_item(one, captions[one.candidate.name], spec) for one in kept)
+    items = tuple(replace(_item(one, captions[one.candidate.name], spec), references=files.references.get(one.candidate.name, ()))
+                  for one in kept)
     findings += [*left_out, *(Finding("empty caption", item.name, "") for item in items if not item.caption)]
     logger.info(folder_report(spec, items, kept, captions, findings, shown=None))
     return DataSet(items, folder_report(spec, items, kept, captions, findings, shown=SHOWN))
@@ -62,8 +64,7 @@ def folder_fingerprint(spec: FolderSpec) -> str:
     depth = None if spec.recursive else 2 + spec.mask_place.count("/")  # as deep as masks/<clip>/<frame>
     listings = [list_files(spec.folder, PICTURE_TYPES | CAPTION_TYPES, depth=depth, apart=spec.is_mask_folder)]
     listings += [list_files(spec.top / aside, PICTURE_TYPES, inside=spec.top) for aside in listings[0].set_aside]
-    if spec.mask_root is not None:
-        listings.append(list_files(spec.mask_root, PICTURE_TYPES))
+    listings += [list_files(folder, PICTURE_TYPES) for folder in (spec.mask_root, *spec.references) if folder is not None]
     for listing in listings:
         for found in sorted(listing.files, key=lambda found: found.relative):
             digest.update(f"{found.relative}\0{found.time_ns} {found.size}\n".encode("utf-8", "surrogateescape"))
@@ -94,6 +95,7 @@ class _Collected:
     candidates: tuple[pairing.Candidate, ...]
     captions: tuple[Found, ...]
     findings: tuple[Finding, ...]
+    references: dict[str, tuple[Item, ...]]
 
 
 def _collect(spec: FolderSpec) -> _Collected:
@@ -107,7 +109,8 @@ def _collect(spec: FolderSpec) -> _Collected:
     pictures = [found for found in listing.files if _is_picture(found)]
     masks = pairing.MaskIndex()
     masks.add_sidecars(found for found in pictures if pairing.sidecar_of(found.relative))
-    pictures = [found for found in pictures if not pairing.sidecar_of(found.relative)]
+    beside = [found for found in pictures if sidecar_of(found.relative)]
+    pictures = [found for found in pictures if not pairing.sidecar_of(found.relative) and not sidecar_of(found.relative)]
     refused = [*listing.refused, *_index_masks(masks, spec, listing, depth)]
     loose: list[str] = []
     if clips:
@@ -122,8 +125,9 @@ def _collect(spec: FolderSpec) -> _Collected:
     findings += [Finding("link", name, reason) for name, reason in refused]
     findings += [Finding("set aside", name, "") for name in listing.set_aside if not _holds_masks(spec, name)]
     findings += [Finding("unused mask", found.relative, "") for found in pairing.unused(masks, candidates)]
+    references, more = collect_references(spec, [one.name for one in candidates], beside, depth)
     captions = tuple(found for found in listing.files if not _is_picture(found))
-    return _Collected(tuple(candidates), captions, tuple(findings))
+    return _Collected(tuple(candidates), captions, (*findings, *more), references)
 
 
 def _index_masks(masks: pairing.MaskIndex, spec: FolderSpec, listing: Listing, depth: int | None) -> Iterator[tuple[str, str]]:

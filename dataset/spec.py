@@ -26,7 +26,8 @@ class FolderSpec:
     content: clips means that each sub-folder that directly holds frames is one clip. mask_source: automatic takes a picture's own
     transparency if some pixel is below opaque, else the mask folder, else a sidecar (<name>-masklabel.png, <name>.mask.png).
     mask_folder: relative to `folder`, and its last sub-folder of that name; mask_root: any other folder instead. channel: of mask
-    files. mask_size: fit stretches a mask of another size. weight: factor of the loss. Raises ValueError for other values.
+    files. mask_size: fit stretches a mask of another size. weight: factor of the loss. references: folders of pictures that an edit
+    model is shown, in order; `folder` itself means <name>-condlabel.png beside each. Raises ValueError for other values.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class FolderSpec:
     weight: float = 1.0
     regularisation: bool = False
     transparency: Transparency = field(default_factory=Transparency)
+    references: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         choices = {"content": Content, "mask_source": Masks, "channel": Channel, "missing_mask": MissingMask, "mask_size": MaskSize,
@@ -55,6 +57,8 @@ class FolderSpec:
             raise ValueError(f"repeats is {self.repeats}; use 1 or more")
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise ValueError(f"weight is {self.weight}; use 0 or a positive number")
+        if self.references and self.content == "clips":
+            raise ValueError("reference pictures are for edit models, which make pictures; set content to pictures, or name no references")
         if not self.caption_field.strip():
             raise ValueError("caption_field is empty; name the field of the JSON file that holds the caption, such as 'caption'")
 
@@ -80,14 +84,17 @@ class FolderSpec:
         return bool(place) and (path == place or ("/" not in place and path.rpartition("/")[2] == place))
 
     def gives_no_pictures(self) -> Callable[[str], bool]:
-        """Whether a folder, by its path below `folder`, is left out of the pictures: mask folders, and all that are called masks."""
+        """Whether a folder, by its path below `folder`, is left out of the pictures: mask folders, all that are called masks, and
+        those of references.
+        """
         top, place = self.top, self.mask_place
+        shown = {same_name(path.relative_to(top).as_posix()) for path in map(Path.resolve, self.references) if path.is_relative_to(top)}
         root = self.mask_root.resolve() if self.mask_root else top
         exact = same_name(root.relative_to(top).as_posix()) if root != top and root.is_relative_to(top) else place
 
         def left_out(relative: str) -> bool:
             path = same_name(relative)
-            return path == exact or path.rpartition("/")[2] in (MASKS, place) or self.is_mask_folder(relative)
+            return path in shown or path == exact or path.rpartition("/")[2] in (MASKS, place) or self.is_mask_folder(relative)
 
         return left_out
 

@@ -8,6 +8,8 @@ PROVEN = {
     "AuraFlow", "BaseModel", "Chroma", "ChromaRadiance", "Flux", "Flux2", "HunyuanImage21", "HunyuanVideo", "HunyuanVideo15", "Krea2",
     "Lumina2", "Omnigen2", "QwenImage", "SD3", "SDXL", "WAN21", "WAN22",
 }
+# Of these the tests see that a prediction depends on the reference pictures, and that gradients are right with them.
+READ_REFERENCES = {"Flux", "Flux2", "Krea2", "Omnigen2", "QwenImage"}
 # ComfyUI calls a fused kernel without a backward in these, also when it is told that something trains.
 NO_BACKWARD = {"Anima", "CosmosPredict2"}
 
@@ -19,6 +21,14 @@ def unproven(patcher: ModelPatcher) -> str | None:
         return None
     return (f"{name} is not among the proven models ({', '.join(sorted(PROVEN - {'BaseModel'}))}, SD 1.5): its gradients were never "
             "compared with finite differences and its LoRA was never loaded back. Look at the first previews before a long run")
+
+
+def reference_method(patcher: ModelPatcher) -> dict[str, str]:
+    """What a conditioning with reference latents must say besides. Krea2 alone ignores them until a method is named; this is the one
+    of ComfyUI's own workflow for it. Others choose theirs by their weights, as they do in sampling.
+    """
+    unnamed = getattr(patcher.model.diffusion_model, "default_ref_method", "") is None
+    return {"reference_latents_method": "index_timestep_zero"} if unnamed else {}
 
 
 def require_backward(patcher: ModelPatcher) -> None:

@@ -180,6 +180,7 @@ def contents_hash(run: ActiveRun) -> str:
 def parts(example: CachedExample | ExampleRef) -> Iterator[bytes]:
     if isinstance(example, ExampleRef):
         yield f"{example.latent_key} {example.text_key} {example.mask_key}".encode()
+        yield from (f" {key}".encode() for key, _ in example.references)
         return
     tensors: list[tuple[str, Tensor | None]] = [("latent", example.latent_CHW), ("mask", example.mask_THW), *sorted(example.cond.items())]
     for name, tensor in tensors:

@@ -11,11 +11,12 @@ from comfy.conds import CONDConstant, CONDList, CONDRegular
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..dataset.cache import CachedExample, ExampleRef, StoredExamples, TrainingSet
+from ..dataset.cache import REFERENCES, CachedExample, ExampleRef, StoredExamples, TrainingSet
 from ..masks.latent_grid import clip_weight, latent_weight
 from ..masks.recipe import MaskRecipe, apply_recipe
 from ..trainer.epoch import Epoch
 from ..trainer.example import Example
+from .architectures import reference_method
 
 if TYPE_CHECKING:
     from .live_text import LiveText
@@ -132,10 +133,15 @@ def check_channels(patcher: ModelPatcher, cached: CachedExample) -> None:
 def model_cond(patcher: ModelPatcher, cached: CachedExample, latent_BCHW: torch.Tensor) -> dict[str, CONDRegular]:
     """What the sampler would hand the model for this caption and size: one caption a picture, never averaged over a batch."""
     given = conditioning(cached.cond)
+    if REFERENCES in given:
+        given |= reference_method(patcher)
     height, width = (side * PIXELS_PER_CELL for side in latent_BCHW.shape[-2:])
     conds: Mapping[str, CONDRegular] = patcher.model.extra_conds(
         **given, noise=latent_BCHW, device=torch.device("cpu"), width=width, height=height, prompt_type="positive", latent_image=None,
         denoise_mask=None, seed=0, latent_shapes=[latent_BCHW.shape])
+    if REFERENCES in given and not {"ref_latents", "reference_latent"} & set(conds):
+        raise ValueError(f"{cached.name} has reference pictures and {type(patcher.model).__name__} takes none; load the edit model they "
+                         "are for, or make the training set without references")
     return {k: v.process_cond(batch_size=1, area=None) for k, v in conds.items()}
 
 

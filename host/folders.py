@@ -59,6 +59,25 @@ def resolve_mask_folder(folder: Path, mask_folder: str) -> tuple[str, Path | Non
                      f"use '{MASKS}'")
 
 
+def resolve_reference_folders(folder: Path, lines: str) -> tuple[Path, ...]:
+    """The reference folders of a resolved picture folder, one a line: sub-folders of it, folders in ComfyUI's input directory, or "."
+    for files beside the pictures. Raises ValueError for any other place.
+    """
+    root, found = Path(folder_paths.get_input_directory()).resolve(), []
+    for name in filter(None, map(str.strip, lines.splitlines())):
+        try:
+            places = [(base / name).resolve() for base in (folder, root)]
+        except (OSError, RuntimeError, ValueError) as error:  # a null byte, a loop of links
+            raise ValueError(f"reference folder {name!r} is not a folder name ({error}); use the name of a folder") from error
+        allowed = [place for place in places if place.is_relative_to(folder) or place.is_relative_to(root)]
+        there = next((place for place in allowed if place.is_dir()), None)
+        if there is None:
+            raise ValueError(f"reference folder {name!r} is neither a sub-folder of {folder} nor a folder inside {root}; put the reference "
+                             "pictures into one of these places and give its name, one a line")
+        found.append(there)
+    return tuple(found)
+
+
 def _existing(path: Path, message: str) -> Path:
     if not path.is_dir():
         raise ValueError(message)

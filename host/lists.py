@@ -47,16 +47,28 @@ def single(values: Sequence[Value], what: str) -> Value:
 
 
 def pictures_to_data_set(images: Sequence[Tensor], masks: Sequence[Tensor] | None, captions: Sequence[str], names: Sequence[str] | None,
-                         *, alpha_as_mask: bool = True, share: Share | None = None) -> DataSet:
+                         *, references: Sequence[Tensor] | None = None, alpha_as_mask: bool = True, share: Share | None = None) -> DataSet:
     """Every picture in lists or batches of (B, H, W, 3 or 4) becomes an item.
 
-    masks: one for each picture, or one for all of them. alpha_as_mask: a fourth channel is the picture's mask.
+    masks: one for each picture, or one for all of them. references: likewise, what an edit model is shown. alpha_as_mask: a fourth
+    channel is the picture's mask.
     Raises ValueError for counts and sizes that do not agree: nothing is stretched, repeated or left out unasked.
     """
     counts = [len(checked_pixels(batch, "images")) for batch in images]
     pictures = [picture for batch in images for picture in batch.split(1)]
     pairs = None if masks is None else pair_masks([stacked(mask) for mask in masks], counts)
-    return make_data_set("picture", pictures, pairs, captions, names, FrameRange(), alpha_as_mask, share or Share())
+    data_set = make_data_set("picture", pictures, pairs, captions, names, FrameRange(), alpha_as_mask, share or Share())
+    return data_set if references is None else show_references(data_set, references)
+
+
+def show_references(data_set: DataSet, references: Sequence[Tensor]) -> DataSet:
+    """The data set with one reference picture (1, H, W, 3 or 4) for each item, or one for all. Sizes may differ from the pictures'."""
+    flat = [picture for batch in references for picture in checked_pixels(batch, "references").split(1)]
+    shown = one_for_all(flat, len(data_set.items), "references", "picture")
+    items = tuple(replace(item, references=(make_item(f"reference of {item.name}", picture, None, "", False, Share()),))
+                  for item, picture in zip(data_set.items, shown, strict=True))
+    alone = "one reference picture serves all" if len(flat) == 1 < len(items) else "each with a reference picture"
+    return DataSet(items, f"{data_set.report}\n{alone}")
 
 
 def clips_to_data_set(clips: Sequence[Any], masks: Sequence[Tensor] | None, captions: Sequence[str], names: Sequence[str] | None,

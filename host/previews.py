@@ -24,6 +24,7 @@ from ..masks.canvas import Pixels, to_picture
 from ..masks.comparison import comparison_grid
 from ..trainer.example import StepReport
 from .observing import Mark, borrowed_patcher, own_folder, show, undisturbed
+from .references import first_with_references, with_references
 from .text import Conditioning, encode_text
 from .text_padding import TextPadding
 from .training import thaw, training_memory
@@ -82,12 +83,13 @@ class PreviewSpec:
 
 @dataclass(slots=True, eq=False)
 class PreviewObserver:
-    """Writes `<name>_previews/step_000200_0.png`: the step, and which prompt."""
+    """Writes `<name>_previews/step_000200_0.png`: the step, and which prompt. reference: the picture whose references are shown."""
 
     spec: PreviewSpec
     run_folder: Path
     marks: list[Mark] = field(default_factory=list)
     failed: int = 0
+    reference: str = ""
     folder: Path = field(init=False)
     patcher: ModelPatcher = field(init=False)
     positive: list[Conditioning] = field(init=False)
@@ -104,6 +106,10 @@ class PreviewObserver:
             thaw(self.spec.clip.cond_stage_model)
             self.encode(run)
             thaw(self.spec.vae.first_stage_model)
+        if (shown := first_with_references(run.training_set)) is not None:
+            self.reference = shown.name
+            logger.info("Masked LoRA: previews show the model the reference pictures of %r, and their prompts to the text encoder alone",
+                        shown.name)
         if self.spec.at_start and not run.state.step:
             self.preview(run, 0)
 
@@ -124,7 +130,9 @@ class PreviewObserver:
     def encode(self, run: ActiveRun) -> None:
         """A text encoder that is trained reads the prompts as it does at this step."""
         clip, padding = run.text.clip if run.text else self.spec.clip, TextPadding.from_json(run.training_set.text_padding)
-        *self.positive, self.negative = [encode_text(clip, text, padding) for text in (*self.spec.lines, self.spec.negative)]
+        shown = first_with_references(run.training_set)
+        *self.positive, self.negative = [with_references(encode_text(clip, text, padding), self.patcher, shown)
+                                         for text in (*self.spec.lines, self.spec.negative)]
 
     def preview(self, run: ActiveRun, step: int) -> None:
         """One row of pictures. Training goes on without it where it needs more memory than there is."""
@@ -168,7 +176,8 @@ class PreviewObserver:
         prompt, told = self.spec.lines[number], PngInfo()
         if not args.disable_metadata:
             told.add_itxt("parameters", self.spec.parameters(prompt))
-            told.add_itxt("masked_lora", json.dumps({"step": step, "lora": run.config.name, "text_padding": run.training_set.text_padding}))
+            facts = {"step": step, "lora": run.config.name, "text_padding": run.training_set.text_padding}
+            told.add_itxt("masked_lora", json.dumps(facts | ({"references_of": self.reference} if self.reference else {})))
         file = self.folder / f"step_{step:06d}_{number}.png"
         picture.save(file, pnginfo=told)
         show(run, picture)

@@ -17,6 +17,7 @@ from .denoiser import prediction_name
 from .examples import outline
 from .fingerprints import weights_fingerprint
 from .lora_format import TrainingRecord
+from .references import counts_of
 from .text_padding import TextPadding
 
 if TYPE_CHECKING:
@@ -40,9 +41,12 @@ def training_record(patcher: ModelPatcher, training_set: TrainingSet, seen: Weig
 
 
 def data_of(training_set: TrainingSet) -> dict[str, object]:
-    """How many examples there are for regularisation, and how many of each number of repeats and of each weight."""
-    examples = outline(training_set)
-    return {"regularisation": sum(e.regularisation for e in examples),
+    """How many examples there are for regularisation, and how many of each number of repeats, of reference pictures and of each
+    weight.
+    """
+    examples, shown = outline(training_set), counts_of(training_set)
+    references = {"references": {str(count): pictures for count, pictures in shown.items()}} if shown else {}
+    return {**references, "regularisation": sum(e.regularisation for e in examples),
             "repeats": {str(value): count for value, count in sorted(Counter(e.repeats for e in examples).items())},
             "weights": {f"{value:g}": count for value, count in sorted(Counter(e.weight for e in examples).items())}}
 

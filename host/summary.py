@@ -12,6 +12,7 @@ from ..masks.recipe import MaskRecipe
 from ..trainer.adapter_spec import AdapterSpec
 from ..trainer.config import ErrorKind, TrainConfig
 from .examples import Examples
+from .references import beside, describe
 from .training import training_memory
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ def look_at_weights(examples: Examples, recipe: MaskRecipe) -> Weights:
 def summary(run: ActiveRun, seen: Weights) -> str:
     """One line for each thing that a person may want to have known before a long run."""
     train, record = run.config.train, run.record
+    shown = describe(run.training_set, record.architecture)
     lines = {
         "pictures": pictures(seen),
+        **({"reference pictures": shown} if shown else {}),
         "masks": f"white = learn; mean weight {100 * seen.coverage:.1f} %; recipe: {run.config.recipe.describe()}",
         "loss": loss(train),
         "noise": train.noise.describe(),
@@ -87,10 +90,10 @@ def loss(train: TrainConfig) -> str:
 
 def batches(run: ActiveRun) -> str:
     """What can share a forward pass: examples of one latent size and one text length."""
-    kinds = Counter((shape[1:], tokens(example)) for shape, example in
-                    zip(run.training_set.latent_shapes(), run.examples.outline, strict=True))
-    said = [f"{count} of {'x'.join(map(str, reversed(cells)))} latent cells and {length} tokens"
-            for (cells, length), count in kinds.most_common(SHOWN)]
+    kinds = Counter((shape[1:], tokens(example), references) for shape, example, references in
+                    zip(run.training_set.latent_shapes(), run.examples.outline, run.training_set.reference_shapes(), strict=True))
+    said = [f"{count} of {'x'.join(map(str, reversed(cells)))} latent cells and {length} tokens{beside(references)}"
+            for (cells, length, references), count in kinds.most_common(SHOWN)]
     more = f" and {len(kinds) - SHOWN} more kinds" if len(kinds) > SHOWN else ""
     return f"{len(kinds)} kind{'s'[:len(kinds) > 1]}: " + ", ".join(said) + more
 

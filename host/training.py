@@ -67,9 +67,14 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
 
 def training_memory(patcher: ModelPatcher, training_set: TrainingSet, train: TrainConfig) -> float:
     """Bytes that a forward pass of training takes besides the weights, as ComfyUI estimates them for sampling."""
-    largest = max(training_set.latent_shapes(), key=math.prod)
+    shapes = zip(training_set.latent_shapes(), training_set.reference_shapes(), strict=True)
+    largest, references = max(shapes, key=lambda both: sum(map(math.prod, (both[0], *both[1]))))
     together = min(train.micro_batch or train.batch_size, train.batch_size)
-    return float(patcher.memory_required([together, *largest]))
+    if not references:
+        return float(patcher.memory_required([together, *largest]))
+    shown = patcher.model.extra_conds_shapes(reference_latents=[torch.empty(1, *shape, device="meta") for shape in references])
+    shown = {name: [[together, *shape[1:]]] for name, shape in shown.items()}
+    return float(patcher.model.memory_required([together, *largest], cond_shapes=shown))
 
 
 def require_own_norms(patcher: ModelPatcher, spec: LoraSpec) -> None:

@@ -67,6 +67,11 @@ class LoadFolder(io.ComfyNode):
                 io.String.Input("colour", default="#808080", advanced=True, tooltip="For hidden_colours fill, as #rrggbb."),
                 io.Int.Input("seed", default=0, min=0, max=2**53 - 1, control_after_generate=io.ControlAfterGenerate.fixed, advanced=True,
                              tooltip="For hidden_colours random."),
+                io.String.Input(
+                    "references", default="", multiline=True, optional=True, advanced=True,
+                    tooltip="For edit models (Kontext, Flux2, Qwen-Image-Edit): folders with the pictures that the model is shown to make "
+                    "these of, one a line, in order. Same names, or <name>_0, <name>_1 for several. '.' is <name>-condlabel.png beside "
+                    "each picture."),
             ],
             outputs=[
                 types.DataSet.Output(display_name="data set", tooltip="For Crop and Bucket Pictures, Combine Data Sets and Encode Training "

@@ -53,16 +53,19 @@ class DataSetFromLists(io.ComfyNode):
                 io.String.Input("names", optional=True, force_input=True, tooltip=NAMES),
                 io.Boolean.Input("alpha_as_mask", default=True, tooltip=ALPHA),
                 *share_inputs(),
+                io.Image.Input("references", optional=True, tooltip="For edit models (Kontext, Flux2, Qwen-Image-Edit): the picture that "
+                               "the model is shown to make each of these, one for each or one for all, of any size."),
             ],
             outputs=data_set_outputs(),
         )
 
     @classmethod
     def execute(cls, images: list[Tensor], captions: list[str], alpha_as_mask: list[bool], repeats: list[int], weight: list[float],
-                masks: list[Tensor] | None = None, names: list[str] | None = None) -> io.NodeOutput:
+                masks: list[Tensor] | None = None, names: list[str] | None = None, references: list[Tensor] | None = None) -> io.NodeOutput:
         from ..host.lists import Share, pictures_to_data_set
 
-        data_set = pictures_to_data_set(images, masks, captions, names, alpha_as_mask=alpha_as_mask[0], share=Share(repeats[0], weight[0]))
+        data_set = pictures_to_data_set(images, masks, captions, names, references=references, alpha_as_mask=alpha_as_mask[0],
+                                        share=Share(repeats[0], weight[0]))
         return io.NodeOutput(data_set, data_set.report, ui=ui.PreviewText(data_set.report))
 
 

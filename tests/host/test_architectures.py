@@ -112,7 +112,7 @@ def test_a_model_without_a_backward_is_refused_before_it_is_touched(name: str) -
 
 
 EDIT = ("flux", "flux2", "qwen_image", "omnigen2", "krea2", "z_image")
-TAKES_THEM = ("flux", "flux2", "qwen_image", "omnigen2")  # Krea2 needs a method named, Z-Image its omni weights
+TAKES_THEM = ("flux", "flux2", "qwen_image", "omnigen2", "krea2")  # Z-Image needs its omni weights
 
 
 def with_references(data: TrainingSet, arch: Architecture, count: int) -> TrainingSet:

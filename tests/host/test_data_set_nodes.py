@@ -14,7 +14,7 @@ LOAD, COMBINE = "MaskedLoRA_LoadFolder", "MaskedLoRA_CombineDataSets"
 DEFAULTS = {
     "content": "pictures", "mask_source": "automatic", "missing_mask": "error", "captions": "automatic", "repeats": 1, "weight": 1.0,
     "regularisation": False, "mask_folder": "masks", "channel": "luminance", "mask_size": "error", "caption_field": "caption",
-    "recursive": True, "hidden_colours": "keep", "colour": "#808080", "seed": 0,
+    "recursive": True, "hidden_colours": "keep", "colour": "#808080", "seed": 0, "references": "",
 }
 
 

@@ -15,6 +15,7 @@ import comfy.model_management
 import pytest
 import torch
 from comfy.samplers import cond_cat
+from pack.host.architectures import reference_method
 from pack.host.denoiser import differentiable_attention
 from pack.host.training import checkpoint_blocks, differentiable_kernels, gradient_safe
 from pack.trainer.adapter import LoraAdapter
@@ -23,6 +24,7 @@ from pack.trainer.linear import is_linear
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .test_architectures import TAKES_THEM
 from .tiny import ARCHITECTURES, tiny_patcher
 
 IN_PLACE = ("flux", "chroma", "hunyuan_video")
@@ -47,18 +49,26 @@ def float64_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comfy.ldm.krea2.model.RMSNorm, "forward", krea2_norm_float64)
 
 
-def loss_and_adapter(name: str, targets: str = ".*") -> tuple[nn.Module, Callable[[], Tensor], LoraAdapter]:
-    """The network in float64 with a LoRA on it whose halves are both random, and its mean squared output."""
+def loss_and_adapter(name: str, targets: str = ".*", references: tuple[tuple[int, int], ...] = ()) -> tuple[
+        nn.Module, Callable[[], Tensor], LoraAdapter]:
+    """The network in float64 with a LoRA on it whose halves are both random, and its mean squared output.
+
+    references: rows and columns of reference latents that it is shown.
+    """
     torch.manual_seed(1)
     patcher, arch = tiny_patcher(name)
     model = patcher.model
     comfy.model_management.load_models_gpu([patcher])
     network = model.diffusion_model
     latent = torch.randn(1, *arch.latent, dtype=torch.float64)
-    conds = model.extra_conds(**{"pooled_output": None} | arch.cond(7), noise=latent, device=torch.device("cpu"), width=64, height=64,
+    shown: dict[str, Any] = {} if not references else {
+        "reference_latents": [torch.randn(1, *arch.latent[:-2], *cells) for cells in references], **reference_method(patcher)}
+    given = {"pooled_output": None} | arch.cond(7) | shown
+    conds = model.extra_conds(**given, noise=latent, device=torch.device("cpu"), width=64, height=64,
                               prompt_type="positive", latent_image=None, denoise_mask=None, seed=0, latent_shapes=[latent.shape])
     cond = cond_cat([{k: v.process_cond(batch_size=1, area=None) for k, v in conds.items()}])
     cond = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in cond.items()}
+    cond = {k: [part.double() for part in v] if isinstance(v, list) else v for k, v in cond.items()}
     context, concat = cond.pop("c_crossattn"), cond.pop("c_concat", latent[:, :0])
     seen = torch.cat([latent, concat], 1)  # as apply_model does
     model.double()
@@ -115,6 +125,16 @@ def moved_loss(loss: Callable[[], Tensor], group: list[nn.Parameter], direction:
 def test_gradients_match_finite_differences(
         name: str, checkpointing: bool, targets: str, record_property: Callable[[str, object], None]) -> None:
     network, loss, adapter = loss_and_adapter(name, targets)
+    error = worst_relative_error(loss, adapter, lambda: gradient_safe(network, checkpointing))
+    record_property("relative_error", error)
+    assert error <= 1e-6
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("name", TAKES_THEM)
+def test_gradients_with_reference_pictures(name: str, checkpointing: bool, record_property: Callable[[str, object], None]) -> None:
+    cells = tuple(ARCHITECTURES[name]().latent[-2:])
+    network, loss, adapter = loss_and_adapter(name, LoraSpec().targets, ((cells[0], cells[1]), (cells[0] + 2, cells[1] - 2)))
     error = worst_relative_error(loss, adapter, lambda: gradient_safe(network, checkpointing))
     record_property("relative_error", error)
     assert error <= 1e-6
