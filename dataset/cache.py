@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -30,7 +31,8 @@ class CachedExample:
 
     latent_CHW: (C, H, W) or (C, T, H, W), as the VAE gives it. mask_THW: raw, float32 0..1 at pixel size, white = learn, T = 1
     or the clip's frames; None is learned everywhere. text_padding: the spec as JSON. repeats: how often it comes in an epoch.
-    weight: factor of its loss.
+    weight: factor of its loss. alternatives: embeddings that may come in place of `cond`, loaded when called; dropped: likewise, of what
+    stands for a dropped caption.
     """
 
     name: str
@@ -42,6 +44,8 @@ class CachedExample:
     repeats: int = 1
     weight: float = 1.0
     regularisation: bool = False
+    alternatives: tuple[Callable[[], Mapping[str, Tensor]], ...] = ()
+    dropped: tuple[Callable[[], Mapping[str, Tensor]], ...] = ()
 
 
 class ExampleCache:
@@ -70,7 +74,8 @@ class Lost:
 
     def of(self, ref: ExampleRef) -> bool:
         """Whether the example lacks a file."""
-        return (ref.latent_key in self.keys["latents"] or ref.text_key in self.keys["texts"] or ref.mask_key in self.keys["masks"])
+        return (ref.latent_key in self.keys["latents"] or not self.keys["texts"].isdisjoint(ref.text_keys)
+                or ref.mask_key in self.keys["masks"])
 
     def describe(self, refs: RefTable) -> str:
         names = [ref.name for ref in refs if self.of(ref)]
@@ -105,8 +110,12 @@ class StoredExamples(Sequence[CachedExample]):
             return StoredExamples(self.cache, self.refs[index], self.text_padding, self.on_loss)
         ref = self.refs[index]
         latent = self._load(self.cache.latents, ref.latent_key, ref.name)[LATENT]
-        return CachedExample(ref.name, ref.caption, latent, self.mask(index), self._load(self.cache.texts, ref.text_key, ref.name),
-                             self.text_padding, ref.repeats, ref.weight, ref.regularisation)
+        alternatives, dropped = (tuple(partial(self._cond, ref, key) for _, key, _ in texts) for texts in (ref.alternatives, ref.dropped))
+        return CachedExample(ref.name, ref.caption, latent, self.mask(index), self._cond(ref, ref.text_key), self.text_padding,
+                             ref.repeats, ref.weight, ref.regularisation, alternatives, dropped)
+
+    def _cond(self, ref: ExampleRef, text_key: str) -> dict[str, Tensor]:
+        return self._load(self.cache.texts, text_key, ref.name)
 
     def mask(self, index: int) -> Tensor | None:
         """The raw mask alone, float32 (T, H, W); the latent is not read."""

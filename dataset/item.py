@@ -74,7 +74,8 @@ class Item:
     name: unique in its set, a relative path without its ending, with forward slashes. mask: None is learned everywhere.
     size: width and height after EXIF rotation. repeats: how often it comes in an epoch. weight: factor of its loss, >= 0.
     fit_mask: a mask of another size is stretched to the picture's instead of being an error. placement: None keeps its size.
-    variant: number of the augmented copy, 0 for the picture itself.
+    variant: number of the augmented copy, 0 for the picture itself. captions: the members of a list of captions, of which `caption`
+    has the words of all; empty where there was no list.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Item:
     fit_mask: bool = False
     placement: Placement | None = None
     variant: int = 0
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

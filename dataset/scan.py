@@ -191,4 +191,4 @@ def _item(one: Checked, caption: Caption, spec: FolderSpec) -> Item:
     paths = tuple(Path(found.path) for found in one.candidate.files)
     return Item(name=one.candidate.name, image=ImageFiles(paths), mask=one.mask, caption=caption.text, size=one.size, frames=len(paths),
                 repeats=spec.repeats * _repeats(one), weight=spec.weight, regularisation=spec.regularisation,
-                transparency=spec.transparency, fit_mask=spec.mask_size == "fit")
+                transparency=spec.transparency, fit_mask=spec.mask_size == "fit", captions=caption.members)

@@ -179,8 +179,11 @@ def contents_hash(run: ActiveRun) -> str:
 def parts(example: CachedExample | ExampleRef) -> Iterator[bytes]:
     if isinstance(example, ExampleRef):
         yield f"{example.latent_key} {example.text_key} {example.mask_key}".encode()
+        yield from (f"{kind} {key}".encode() for kind, texts in (("text", example.alternatives), ("dropped", example.dropped))
+                    for _, key, _ in texts)
         return
     tensors: list[tuple[str, Tensor | None]] = [("latent", example.latent_CHW), ("mask", example.mask_THW), *sorted(example.cond.items())]
+    tensors += [pair for load in (*example.alternatives, *example.dropped) for pair in sorted(load().items())]
     for name, tensor in tensors:
         yield name.encode()
         if tensor is not None:

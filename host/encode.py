@@ -25,9 +25,11 @@ from ..dataset.keys import Cut, Sources, latent_key, mask_key, text_key
 from ..dataset.load import load_item, load_mask
 from ..dataset.manifest import LAST, save_set, set_file, stored_examples
 from ..dataset.pixels import picture_size
-from ..dataset.refs import ExampleRef, RefTable
+from ..dataset.refs import ExampleRef, RefTable, TextRef
 from ..dataset.running import Running
 from ..dataset.store import TensorStore
+from ..dataset.texts import CaptionSpec
+from ..dataset.words import counted
 from .cuts import cut_lines, cut_to, cuts_of, extent
 from .fingerprints import clip_fingerprint, embeddings_of, vae_fingerprint
 from .progress import Progress
@@ -133,14 +135,14 @@ class Counts:
     captions: list[int] = field(default_factory=lambda: [0, 0])
 
     def lines(self) -> list[str]:
-        rows = (("pictures", self.pictures, "encoded"), ("masks", self.masks, "stored"), ("captions", self.captions, "encoded"))
-        lines = [f"{made + kept} {what}: {made} {verb}, {kept} from the cache" for what, (made, kept), verb in rows]
+        rows = (("picture", self.pictures, "encoded"), ("mask", self.masks, "stored"), ("caption", self.captions, "encoded"))
+        lines = [f"{counted(made + kept, what)}: {made} {verb}, {kept} from the cache" for what, (made, kept), verb in rows]
         without = sum(self.pictures) - sum(self.masks)
         return [*lines, f"without a mask, learned everywhere: {without}"] if without else lines
 
 
 def encode_data_set(data_set: DataSet, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, padding: TextPadding, cache_folder: Path,
-                    progress: Progress, name: str = "") -> TrainingSet:
+                    progress: Progress, name: str = "", captions: CaptionSpec | None = None) -> TrainingSet:
     """Latents, raw masks and embeddings of all items; what was encoded before, by the same weights, comes from the cache.
 
     The set is saved under `name`, or as the last encoded one. Raises ValueError, before anything is encoded, for a bad name, a
@@ -152,24 +154,31 @@ def encode_data_set(data_set: DataSet, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, p
         raise ValueError("the data set is empty; give it at least one picture")
     cuts, cache = cuts_of(items, vae), ExampleCache(cache_folder)
     with Running(cache_folder) as running:
-        meter = Meter(progress, work_of(items), running.beat)
-        encoders = Encoders(vae, vae_fingerprint(vae, meter.look), clip, clip_fingerprint(clip, meter.look), padding)
+        captions = captions or CaptionSpec()
+        meter = Meter(progress, work_of(items, captions), running.beat)
+        encoders = Encoders(vae, vae_fingerprint(vae, meter.look), clip, clip_fingerprint(clip, meter.look), padding, captions)
         refs, counts = encode_items(items, encoders, Preparation(cache, encoders.vae_key, cuts), meter)
         if lost := cache.lost(refs):
             logger.warning("Masked LoRA: something removed files from %s meanwhile: %s; they are made again", cache_folder,
                            lost.describe(refs))
             again = [item for item, ref in zip(items, refs, strict=True) if lost.of(ref)]
-            meter.total += work_of(again)
+            meter.total += work_of(again, captions)
             encode_items(again, encoders, Preparation(cache, encoders.vae_key, cuts), meter)
-        report = "\n".join([*counts.lines(), *cut_lines(items, cuts), *group_lines(refs), f"text padding: {padding.describe()}"])
+        report = "\n".join([*counts.lines(), *cut_lines(items, cuts), *text_lines(refs, captions), *group_lines(refs),
+                            f"text padding: {padding.describe()}"])
         logger.info("Masked LoRA: %s", report)
         save_set(cache, refs, padding.to_json(), report, name)
     return TrainingSet(stored_examples(cache, refs, padding.to_json(), name), padding.to_json(), report)
 
 
-def work_of(items: Sequence[Item]) -> int:
-    """Steps of progress: items and different captions."""
-    return len(items) + len({item.caption for item in items})
+def work_of(items: Sequence[Item], captions: CaptionSpec) -> int:
+    """Steps of progress: items and different texts."""
+    return len(items) + len(texts_of(items, captions))
+
+
+def texts_of(items: Sequence[Item], captions: CaptionSpec) -> list[str]:
+    """All different texts of a set."""
+    return list(dict.fromkeys([text for item in items for text in captions.texts(item)] + list(captions.dropped)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,6 +190,7 @@ class Encoders:
     clip: comfy.sd.CLIP
     clip_key: str
     padding: TextPadding
+    captions: CaptionSpec
 
 
 def encode_items(items: Sequence[Item], encoders: Encoders, prepare: Preparation, meter: Meter) -> tuple[RefTable, Counts]:
@@ -188,9 +198,9 @@ def encode_items(items: Sequence[Item], encoders: Encoders, prepare: Preparation
     counts, refs = Counts(), RefTable()
     depth = read_ahead_depth(encoders.vae, items)
     with WriteBehind(WRITES_BEHIND) as write, ReadAhead(prepare, items, threads=2, depth=depth) as pictures:
-        texts = encode_captions(dict.fromkeys(item.caption for item in items), encoders, prepare.cache, write, meter, counts)
+        texts = encode_captions(texts_of(items, encoders.captions), encoders, prepare.cache, write, meter, counts)
         for prepared in pictures.results(meter.look):
-            refs.append(finish(prepared, encoders.vae, prepare, texts, write, counts))
+            refs.append(finish(prepared, encoders, prepare, texts, write, counts))
             del prepared  # or its pixels would stay while the next picture is awaited
             meter.step()
     return refs, counts
@@ -205,7 +215,7 @@ def read_ahead_depth(vae: comfy.sd.VAE, items: Sequence[Item]) -> int:
     return CLIPS_AHEAD if any(item.frames > 1 for item in items) else PICTURES_AHEAD
 
 
-def finish(prepared: Prepared, vae: comfy.sd.VAE, prepare: Preparation, texts: dict[str, tuple[str, int]], write: WriteBehind,
+def finish(prepared: Prepared, encoders: Encoders, prepare: Preparation, texts: dict[str, TextRef], write: WriteBehind,
            counts: Counts) -> ExampleRef:
     """Encodes what the cache lacks of one item and hands it to the writing thread."""
     item, latent, mask, shapes = prepared.item, prepared.latent, prepared.mask, prepare.shapes
@@ -213,7 +223,7 @@ def finish(prepared: Prepared, vae: comfy.sd.VAE, prepare: Preparation, texts: d
         # An equal picture may have been encoded since this one was loaded.
         new = prepared.latent_key not in shapes
         if new:
-            encoded = encode_picture(latent, vae, item.name)
+            encoded = encode_picture(latent, encoders.vae, item.name)
             shapes[prepared.latent_key] = tuple(encoded.shape)
             write(partial(put, prepare.cache.latents, prepared.latent_key, {LATENT: encoded}, item.name))
         latent = shapes[prepared.latent_key]
@@ -228,15 +238,15 @@ def finish(prepared: Prepared, vae: comfy.sd.VAE, prepare: Preparation, texts: d
                 shapes[prepared.mask_key] = tuple(mask.shape)
                 write(partial(put, prepare.cache.masks, prepared.mask_key, {MASK: mask}, item.name))
             mask = tuple(mask.shape)
-    key, tokens = texts[item.caption]
-    return ExampleRef(item.name, item.caption, prepared.latent_key, key, prepared.mask_key, latent, tokens, mask, item.repeats, item.weight,
-                      item.regularisation)
+    (caption, key, tokens), *others = (texts[text] for text in encoders.captions.texts(item))
+    return ExampleRef(item.name, caption, prepared.latent_key, key, prepared.mask_key, latent, tokens, mask, item.repeats, item.weight,
+                      item.regularisation, tuple(others), tuple(texts[text] for text in encoders.captions.dropped))
 
 
 def encode_captions(captions: Iterable[str], encoders: Encoders, cache: ExampleCache, write: WriteBehind, meter: Meter,
-                    counts: Counts) -> dict[str, tuple[str, int]]:
-    """Each caption's key and number of tokens; every caption is encoded once, however many pictures it has."""
-    clip, padding, texts = encoders.clip, encoders.padding, {}
+                    counts: Counts) -> dict[str, TextRef]:
+    """Each caption with its key and number of tokens; every caption is encoded once, however many pictures it has."""
+    clip, padding, texts = encoders.clip, encoders.padding, dict[str, TextRef]()
     for caption in captions:
         key = text_key(caption, encoders.clip_key + embeddings_of(caption, clip, padding), padding.to_json())
         cond = cache.texts.use(key)
@@ -244,7 +254,7 @@ def encode_captions(captions: Iterable[str], encoders: Encoders, cache: ExampleC
         if cond is None:
             cond = encode_caption(clip, caption, padding)
             write(partial(put, cache.texts, key, cond, repr(caption)))
-        texts[caption] = (key, cond["cross_attn"].shape[1])
+        texts[caption] = (caption, key, cond["cross_attn"].shape[1])
         meter.step()
     return texts
 
@@ -274,6 +284,15 @@ def put(store: TensorStore, key: str, tensors: dict[str, Tensor], name: str) -> 
         store.put(key, tensors)
     except OSError as error:
         raise OSError(f"{name} could not be kept in {store.folder} ({error}); make room there or make it writable") from error
+
+
+def text_lines(refs: RefTable, captions: CaptionSpec) -> list[str]:
+    """What there is besides each example's caption, and how often it comes."""
+    if not (said := captions.describe()):
+        return []
+    more = sum(len(ref.alternatives) for ref in refs)
+    each = f"; {counted(len(refs), 'example')} with {counted(len(refs) + more, 'text')}, of which a draw shows one, each alike"
+    return [f"captions: {said}" + (each if more else "")]
 
 
 def group_lines(refs: Sequence[ExampleRef]) -> list[str]:

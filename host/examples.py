@@ -1,7 +1,9 @@
 """From cached latents, masks and text to what the trainer eats, through the model's own latent format and extra_conds."""
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, overload
 
 import torch
@@ -13,7 +15,7 @@ from ..dataset.cache import CachedExample, ExampleRef, StoredExamples, TrainingS
 from ..masks.latent_grid import clip_weight, latent_weight
 from ..masks.recipe import MaskRecipe, apply_recipe
 from ..trainer.epoch import Epoch
-from ..trainer.example import Example
+from ..trainer.example import Example, Text
 
 PIXELS_PER_CELL = 8  # what the host's own sampler assumes when it tells a model the picture's size
 KEPT_BYTES = 4 * 2**30
@@ -31,6 +33,7 @@ class Examples(Sequence[Example]):
         self.outline = outline(training_set)
         self._examples: dict[int, Example] = {}
         self._weights: dict[int, Tensor] = {}
+        self._texts: dict[tuple[int, int], Text] = {}
 
     def __len__(self) -> int:
         return len(self.outline)
@@ -46,10 +49,21 @@ class Examples(Sequence[Example]):
         if index in self._examples:
             return self._examples[index]
         example = make_example(self.patcher, self.training_set.examples[index], self.recipe, self._weights.get(index))
-        texts = (value for cond in example.cond.values() for value in (cond.cond if isinstance(cond, CONDList) else [cond.cond]))
-        if self._takes(example.latent_CHW, *(value for value in texts if isinstance(value, Tensor))):
+        texts = [partial(self._text, (index, place), make) for place, make in enumerate((*example.alternatives, *example.dropped))]
+        split = len(example.alternatives)
+        example = replace(example, alternatives=tuple(texts[:split]), dropped=tuple(texts[split:]))
+        if self._takes(example.latent_CHW, *tensors_of(example.cond)):
             self._examples[index] = example
         return example
+
+    def _text(self, place: tuple[int, int], make: Callable[[], Text]) -> Text:
+        """`place`: the example's and the text's own among its others."""
+        if place in self._texts:
+            return self._texts[place]
+        text = make()
+        if self._takes(*tensors_of(text.cond)):
+            self._texts[place] = text
+        return text
 
     def weights(self) -> Iterator[Tensor]:
         """The loss weight of every example, in order; reads masks but no latents."""
@@ -78,14 +92,27 @@ def outline(training_set: TrainingSet) -> Sequence[CachedExample | ExampleRef]:
 
 def make_example(patcher: ModelPatcher, cached: CachedExample, recipe: MaskRecipe, weight_1HW: Tensor | None = None) -> Example:
     """`weight_1HW`: the loss weight where it is known already."""
-    latent_BCHW = cached.latent_CHW.clone()[None]
     check_channels(patcher, cached)
-    cond = model_cond(patcher, cached, latent_BCHW)
+    latent = patcher.model.process_latent_in(cached.latent_CHW.clone()[None])[0].float()
     if weight_1HW is None:
         weight_1HW = loss_weight(cached.mask_THW, tuple(cached.latent_CHW.shape), recipe, cached.name)
-    latent = patcher.model.process_latent_in(latent_BCHW)[0].float()
-    group = tuple(sorted((k, shape_of(v)) for k, v in cond.items()))
-    return Example(cached.name, latent, weight_1HW, cond, group, cached.weight)
+
+    def text(cond: Mapping[str, Tensor]) -> Text:
+        told = model_cond(patcher, cond, latent[None])
+        return Text(told, tuple(sorted((k, shape_of(v)) for k, v in told.items())))
+
+    def later(load: Callable[[], Mapping[str, Tensor]]) -> Callable[[], Text]:
+        return lambda: text(load())
+
+    own = text(cached.cond)
+    return Example(cached.name, latent, weight_1HW, own.cond, own.group, cached.weight,
+                   tuple(map(later, cached.alternatives)), tuple(map(later, cached.dropped)))
+
+
+def tensors_of(cond: Mapping[str, CONDRegular]) -> list[Tensor]:
+    """All that takes memory in what a model is told."""
+    values = [value for one in cond.values() for value in (one.cond if isinstance(one, CONDList) else [one.cond])]
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def loss_weight(mask_THW: Tensor | None, latent_shape: Sequence[int], recipe: MaskRecipe, name: str) -> Tensor:
@@ -107,9 +134,9 @@ def check_channels(patcher: ModelPatcher, cached: CachedExample) -> None:
             f"{expected}; encode the pictures with the VAE that belongs to this model")
 
 
-def model_cond(patcher: ModelPatcher, cached: CachedExample, latent_BCHW: torch.Tensor) -> dict[str, CONDRegular]:
+def model_cond(patcher: ModelPatcher, cond: Mapping[str, Tensor], latent_BCHW: torch.Tensor) -> dict[str, CONDRegular]:
     """What the sampler would hand the model for this caption and size: one caption a picture, never averaged over a batch."""
-    given = conditioning(cached.cond)
+    given = conditioning(cond)
     height, width = (side * PIXELS_PER_CELL for side in latent_BCHW.shape[-2:])
     conds: Mapping[str, CONDRegular] = patcher.model.extra_conds(
         **given, noise=latent_BCHW, device=torch.device("cpu"), width=width, height=height, prompt_type="positive", latent_image=None,

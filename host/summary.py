@@ -11,6 +11,7 @@ from ..dataset.cache import CachedExample, ExampleRef
 from ..masks.recipe import MaskRecipe
 from ..trainer.adapter_spec import AdapterSpec
 from ..trainer.config import ErrorKind, TrainConfig
+from .captions import captions_said
 from .examples import Examples
 from .training import training_memory
 
@@ -52,6 +53,7 @@ def summary(run: ActiveRun, seen: Weights) -> str:
         "masks": f"white = learn; mean weight {100 * seen.coverage:.1f} %; recipe: {run.config.recipe.describe()}",
         "loss": loss(train),
         "noise": train.noise.describe(),
+        "captions": captions_said(run.examples.outline, train.caption_dropout),
         "text padding": record.padding.describe(),
         "batches": batches(run),
         "trained": trained(run),
