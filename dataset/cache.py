@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .refs import ExampleRef, RefTable
 from .store import TensorStore
+from .words import counted
 
 KINDS = ("latents", "masks", "texts")
 LATENT, MASK = "latent", "mask"
@@ -80,8 +81,8 @@ class Lost:
     def describe(self, refs: RefTable) -> str:
         names = [ref.name for ref in refs if self.of(ref)]
         shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-        kinds = ", ".join(f"{len(keys)} {kind}" for kind, keys in self.keys.items() if keys)
-        return f"{len(names)} of {len(refs)} examples have lost files ({kinds}): {shown}"
+        kinds = ", ".join(counted(len(keys), kind.removesuffix("s")) for kind, keys in self.keys.items() if keys)
+        return f"{len(names)} of {counted(len(refs), 'example')} have lost files ({kinds}): {shown}"
 
 
 class StoredExamples(Sequence[CachedExample]):

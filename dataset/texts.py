@@ -74,8 +74,8 @@ class CaptionSpec:
     def describe(self) -> str:
         """In words, for reports; empty where captions are taken as they are."""
         lines = {"joined": "", "first": "the first line of each", "random": "each line, or member of a list, is a caption of its own"}
-        first = f"the first {counted(self.kept, 'tag')}, or those" if self.kept else "those"
-        orders = f"tags in {self.orders} orders, of which {first} before {KEEP_MARK} stay in front" if self.orders > 1 else ""
+        first = f"{counted(self.kept, 'tag')}, or those" if self.kept else "those"
+        orders = f"tags in {self.orders} orders, with {first} before {KEEP_MARK}, kept in front" if self.orders > 1 else ""
         dropped = f"for dropped captions {' or '.join(map(repr, self.dropped))}" if self.dropped else ""
         return "; ".join(filter(None, (lines[self.lines], orders, dropped)))
 

@@ -300,8 +300,8 @@ def group_lines(refs: Sequence[ExampleRef]) -> list[str]:
     groups = Counter((ref.latent_shape[1:], ref.text_tokens) for ref in refs)
     lines = ["batches group by latent size and text length:"]
     for (shape, tokens), count in groups.most_common(SHOWN):
-        frames = f"{shape[0]} frames of " if len(shape) == 3 else ""
-        lines.append(f"  {frames}{shape[-1]}x{shape[-2]} cells, {tokens} tokens: {count} examples")
+        frames = f"{counted(shape[0], 'frame')} of " if len(shape) == 3 else ""
+        lines.append(f"  {frames}{shape[-1]}x{shape[-2]} cells, {counted(tokens, 'token')}: {counted(count, 'example')}")
     if len(groups) > SHOWN:
-        lines.append(f"  and {len(groups) - SHOWN} more kinds")
+        lines.append(f"  and {counted(len(groups) - SHOWN, 'more kind')}")
     return lines

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import comfy.model_management
 
 from ..dataset.cache import CachedExample, ExampleRef
+from ..dataset.words import counted
 from ..masks.recipe import MaskRecipe
 from ..trainer.adapter_spec import AdapterSpec
 from ..trainer.config import ErrorKind, TrainConfig
@@ -91,10 +92,10 @@ def batches(run: ActiveRun) -> str:
     """What can share a forward pass: examples of one latent size and one text length."""
     kinds = Counter((shape[1:], tokens(example)) for shape, example in
                     zip(run.training_set.latent_shapes(), run.examples.outline, strict=True))
-    said = [f"{count} of {'x'.join(map(str, reversed(cells)))} latent cells and {length} tokens"
+    said = [f"{count} of {'x'.join(map(str, reversed(cells)))} latent cells and {counted(length, 'token')}"
             for (cells, length), count in kinds.most_common(SHOWN)]
-    more = f" and {len(kinds) - SHOWN} more kinds" if len(kinds) > SHOWN else ""
-    return f"{len(kinds)} kind{'s'[:len(kinds) > 1]}: " + ", ".join(said) + more
+    more = f" and {counted(len(kinds) - SHOWN, 'more kind')}" if len(kinds) > SHOWN else ""
+    return f"{counted(len(kinds), 'kind')}: " + ", ".join(said) + more
 
 
 def tokens(example: CachedExample | ExampleRef) -> int:
@@ -114,7 +115,7 @@ def steps(run: ActiveRun) -> str:
     train, epoch = run.config.train, run.examples.epoch()
     drawn = train.steps * train.batch_size / (2 if epoch.regularisation else 1)  # regularisation takes every second draw
     passes = f", at most {train.micro_batch} in a forward pass" if 0 < train.micro_batch < train.batch_size else ""
-    return (f"{train.steps} of {train.batch_size} picture{'s'[:train.batch_size > 1]}{passes}, {drawn / len(epoch.examples):.3g} epochs of "
+    return (f"{train.steps} of {counted(train.batch_size, 'picture')}{passes}, {drawn / len(epoch.examples):.3g} epochs of "
             f"{len(epoch.examples)}; seed {train.seed}; the time left is told from the first step on")
 
 

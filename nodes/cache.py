@@ -131,8 +131,9 @@ class CleanCache(io.ComfyNode):
     @classmethod
     def execute(cls, action: str, unused_hours: float) -> io.NodeOutput:
         from ..dataset.prune import describe, prune, survey
+        from ..dataset.words import counted
         from ..host.folders import cache_folder
 
         found = survey(cache_folder(), 3600 * unused_hours)
-        report = describe(found) + (f"\nremoved: {prune(found)} files" if action == "prune" else "")
+        report = describe(found) + (f"\nremoved: {counted(prune(found), 'file')}" if action == "prune" else "")
         return io.NodeOutput(report, ui=ui.PreviewText(report))

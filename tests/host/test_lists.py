@@ -114,7 +114,7 @@ def test_the_black_placeholder_of_load_image_is_told_apart_from_a_mask() -> None
         ([CAT, CUP], None, ["x"], ["a", "b", "c"], "2 pictures came with 3 names"),
         ([CAT, CUP], None, ["x"], ["a", "a"], "'a' came more than once"),
         ([CAT, CUP], None, ["x"], ["a", " "], "'' came more than once or is empty"),
-        ([CAT, CUP], [MASKS[0].expand(3, 96, 120), MASKS[1]], ["x"], None, "entry 1 of the lists has 1 pictures and 3 masks.*merged"),
+        ([CAT, CUP], [MASKS[0].expand(3, 96, 120), MASKS[1]], ["x"], None, "entry 1 of the lists has 1 picture and 3 masks.*merged"),
         ([], None, ["x"], None, "there are no pictures"),
         ([CAT[..., :1]], None, ["x"], None, "shape is .*, 1.; give pictures"),
         ([CAT[0]], None, ["x"], None, "shape is"),
@@ -150,7 +150,7 @@ def test_a_fourth_channel_is_the_mask_opaque_is_learned() -> None:
     assert torch.equal(picture.image_THWC, CAT)
     assert data_set.items[1].mask is None
     assert data_set.report.splitlines()[2:] == [
-        "without a mask, learned everywhere: 1", f"white (learned): on average {MASKS[0].mean():.1%} of the pixels of 1 masks"]
+        "without a mask, learned everywhere: 1", f"white (learned): on average {MASKS[0].mean():.1%} of the pixels of 1 mask"]
 
 
 def test_a_fourth_channel_that_is_not_used_is_told_and_two_masks_are_refused() -> None:
