@@ -1,7 +1,7 @@
 """Which texts a picture is trained on besides its caption: other orders of its tags, other captions, and what stands for a dropped one."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,6 +11,7 @@ from .words import counted
 
 Lines = Literal["joined", "first", "random"]
 KEEP_MARK = "|||"  # sd-scripts' usual keep_tokens_separator: what is before it, and behind a second one, stays in its place
+TRIES = 8  # shuffles for each order that is wanted, as equal ones come up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,13 +49,16 @@ class CaptionSpec:
         found = item.captions or tuple(line.strip() for line in item.caption.splitlines() if line.strip()) or ("",)
         return found[:1] if self.lines == "first" else found
 
-    def _orders(self, text: str) -> Iterator[str]:
+    def _orders(self, text: str) -> list[str]:
         if self.orders == 1:
-            yield text
-            return
+            return [text]
         front, tags, back = self._parts(text)
-        yield self._joined([*front, *tags, *back]) if KEEP_MARK in text else text
-        yield from (self._joined([*front, *_shuffled(tags, f"{number} {text}"), *back]) for number in range(1, self.orders))
+        found = dict.fromkeys([self._joined([*front, *tags, *back]) if KEEP_MARK in text else text])
+        for number in range(1, TRIES * self.orders):  # few tags have fewer orders than are asked for
+            if len(found) == self.orders:
+                break
+            found[self._joined([*front, *_shuffled(tags, f"{number} {text}"), *back])] = None
+        return list(found)
 
     def _parts(self, text: str) -> tuple[list[str], list[str], list[str]]:
         """Tags that stay in front, those that are shuffled, and those that stay behind."""

@@ -46,7 +46,7 @@ def test_kept_tags_stay_in_front_and_none_is_lost(kept: int) -> None:
         assert tags[:kept] == TAGS.split(", ")[:kept]
         assert sorted(tags) == sorted(TAGS.split(", "))
     assert len(found) == len(set(found))
-    assert len(found) > 10 if kept <= 1 else len(found) <= 6
+    assert len(found) == {0: 20, 1: 20, 3: 6, 6: 1, 9: 1}[kept], "as many as were asked for, or all that there are"
 
 
 def test_marks_keep_what_is_around_them() -> None:
@@ -81,16 +81,16 @@ def test_equal_captions_have_equal_orders_for_ever() -> None:
 
 
 def test_all_orders_are_alike_likely() -> None:
-    """Each tag at each place in a quarter of the shuffles of 4, within 5 standard deviations, and each pair either way round."""
-    count, places, first = 3000, Counter[tuple[str, int]](), Counter[tuple[str, str]]()
+    """Each tag at each place in a sixth of the shuffles of 6, within 5 standard deviations, and each pair either way round."""
+    count, places, first = 2000, Counter[tuple[str, int]](), Counter[tuple[str, str]]()
     for number in range(count):
-        shuffled = texts(f"a{number}, b, c, d", orders=2)[-1].replace(str(number), "").split(", ")
+        shuffled = texts(f"a{number}, b, c, d, e, f", orders=2)[-1].replace(str(number), "").split(", ")
         places.update((tag, place) for place, tag in enumerate(shuffled))
         first.update(combinations(shuffled, 2))
-    for tag in "abcd":
-        for place in range(4):
-            assert abs(places[tag, place] - count / 4) < 5 * (count * 3 / 16) ** 0.5
-    for pair in combinations("abcd", 2):
+    for tag in "abcdef":
+        for place in range(6):
+            assert abs(places[tag, place] - count / 6) < 5 * (count * 5 / 36) ** 0.5
+    for pair in combinations("abcdef", 2):
         assert abs(first[pair] - count / 2) < 5 * (count / 4) ** 0.5
 
 
@@ -98,7 +98,8 @@ def test_eight_orders_seldom_agree_on_a_pair() -> None:
     """As the node says: once in 128."""
     agree = 0
     for number in range(2000):
-        found = texts(f"{number}, b, c, d, e, f, g, h, i", orders=8)
+        found = texts(f"{number}, b, c, d, e, f", orders=8)
+        assert len(found) == 8
         agree += all(text.split(", ").index("b") < text.split(", ").index("c") for text in found)
     assert abs(agree - 2000 / 128) < 5 * (2000 / 128) ** 0.5
 

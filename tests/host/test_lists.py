@@ -239,7 +239,7 @@ def test_masks_by_name_leave_the_others_as_they_were(folder_set: DataSet) -> Non
         ([MASKS[0], MASKS[1], MASKS[1]], None, "space: the picture is 80x64 and its mask 120x96 pixels"),
         ([MASKS[0]], None, "space: the picture is 80x64 and its mask 120x96"),
         ([MASKS[0], MASKS[1], torch.zeros(1, 64, 64)], None, "space: .*Load Image"),
-        (MASKS[:2], ["cat"], "1 names came with 2 masks"),
+        (MASKS[:2], ["cat"], "1 name came with 2 masks"),
         (MASKS[:2], ["cat", "dog"], "no item is named dog; the data set has cat, cup, space"),
         (MASKS[:2], ["cat", "cat"], "more than one mask came for cat"),
     ],
