@@ -113,7 +113,7 @@ class StoredExamples(Sequence[CachedExample]):
         latent = self._load(self.cache.latents, ref.latent_key, ref.name)[LATENT]
         alternatives, dropped = (tuple(partial(self._cond, ref, key) for _, key, _ in texts) for texts in (ref.alternatives, ref.dropped))
         return CachedExample(ref.name, ref.caption, latent, self.mask(index), self._cond(ref, ref.text_key), self.text_padding,
-                             ref.repeats, ref.weight, ref.regularisation, alternatives, dropped)
+                             ref.repeats, ref.weight, ref.regularisation, alternatives=alternatives, dropped=dropped)
 
     def _cond(self, ref: ExampleRef, text_key: str) -> dict[str, Tensor]:
         return self._load(self.cache.texts, text_key, ref.name)

@@ -124,11 +124,12 @@ class RefTable(Sequence[ExampleRef]):
         i = range(len(self))[index]  # raises IndexError outside, and counts negatives from the end
         caption, text_key, tokens = self.texts[i]
         latent_shape, mask_shape = self.shapes[i]
+        alternatives, dropped = (tuple(self.texts.values[number] for number in numbers) for numbers in self.others[i])
         latent_key = self.latents[i]
         if latent_key is None:
             raise ValueError(f"{self.names[i]} has no latent; run Encode Training Set again")
         return ExampleRef(self.names[i], caption, latent_key, text_key, self.masks[i], latent_shape, tokens, mask_shape, *self.parts[i],
-                          *(tuple(self.texts.values[number] for number in numbers) for numbers in self.others[i]))
+                          alternatives=alternatives, dropped=dropped)
 
     def keys(self, kind: str) -> set[str]:
         """All keys of "latents", "masks" or "texts"."""

@@ -240,7 +240,7 @@ def finish(prepared: Prepared, encoders: Encoders, prepare: Preparation, texts: 
             mask = tuple(mask.shape)
     (caption, key, tokens), *others = (texts[text] for text in encoders.captions.texts(item))
     return ExampleRef(item.name, caption, prepared.latent_key, key, prepared.mask_key, latent, tokens, mask, item.repeats, item.weight,
-                      item.regularisation, tuple(others), tuple(texts[text] for text in encoders.captions.dropped))
+                      item.regularisation, alternatives=tuple(others), dropped=tuple(texts[text] for text in encoders.captions.dropped))
 
 
 def encode_captions(captions: Iterable[str], encoders: Encoders, cache: ExampleCache, write: WriteBehind, meter: Meter,
