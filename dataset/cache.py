@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from .refs import ExampleRef, RefTable
 from .store import TensorStore
+from .words import counted
 
 KINDS = ("latents", "masks", "texts")
 LATENT, MASK = "latent", "mask"
@@ -26,12 +28,20 @@ ALMOST = 2.0**-20  # floats this close to k/255 are k/255: 1 - k/255, as other n
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class OtherText:
+    """A text that may come in place of a caption; its embeddings are loaded when they are asked for."""
+
+    caption: str
+    load: Callable[[], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class CachedExample:
     """One picture or clip, encoded.
 
     latent_CHW: (C, H, W) or (C, T, H, W), as the VAE gives it. mask_THW: raw, float32 0..1 at pixel size, white = learn, T = 1
     or the clip's frames; None is learned everywhere. text_padding: the spec as JSON. repeats: how often it comes in an epoch.
-    weight: factor of its loss.
+    weight: factor of its loss. alternatives: texts that may come in the caption's place; dropped: those that stand for a dropped caption.
     """
 
     name: str
@@ -43,6 +53,8 @@ class CachedExample:
     repeats: int = 1
     weight: float = 1.0
     regularisation: bool = False
+    alternatives: tuple[OtherText, ...] = ()
+    dropped: tuple[OtherText, ...] = ()
 
 
 class ExampleCache:
@@ -72,13 +84,14 @@ class Lost:
     def of(self, ref: ExampleRef) -> bool:
         """Whether the example lacks a file."""
         latents = {ref.latent_key, *(key for key, _ in ref.references)}
-        return bool(latents & self.keys["latents"]) or ref.text_key in self.keys["texts"] or ref.mask_key in self.keys["masks"]
+        return (bool(latents & self.keys["latents"]) or not self.keys["texts"].isdisjoint(ref.text_keys)
+                or ref.mask_key in self.keys["masks"])
 
     def describe(self, refs: RefTable) -> str:
         names = [ref.name for ref in refs if self.of(ref)]
         shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-        kinds = ", ".join(f"{len(keys)} {kind}" for kind, keys in self.keys.items() if keys)
-        return f"{len(names)} of {len(refs)} examples have lost files ({kinds}): {shown}"
+        kinds = ", ".join(counted(len(keys), kind.removesuffix("s")) for kind, keys in self.keys.items() if keys)
+        return f"{len(names)} of {counted(len(refs), 'example')} have lost files ({kinds}): {shown}"
 
 
 class StoredExamples(Sequence[CachedExample]):
@@ -107,15 +120,20 @@ class StoredExamples(Sequence[CachedExample]):
             return StoredExamples(self.cache, self.refs[index], self.text_padding, self.on_loss)
         ref = self.refs[index]
         latent = self._load(self.cache.latents, ref.latent_key, ref.name)[LATENT]
-        cond = self._load(self.cache.texts, ref.text_key, ref.name) | self.references(index)
-        return CachedExample(ref.name, ref.caption, latent, self.mask(index), cond, self.text_padding, ref.repeats, ref.weight,
-                             ref.regularisation)
+        shown = self.references(index)
+        alternatives, dropped = (tuple(OtherText(caption, partial(self._cond, ref, key, shown)) for caption, key, _ in texts)
+                                 for texts in (ref.alternatives, ref.dropped))
+        return CachedExample(ref.name, ref.caption, latent, self.mask(index), self._cond(ref, ref.text_key, shown), self.text_padding,
+                             ref.repeats, ref.weight, ref.regularisation, alternatives=alternatives, dropped=dropped)
 
     def references(self, index: int) -> dict[str, Tensor]:
         """The latents of its reference pictures as entries of a conditioning, (1, C, [T,] H, W) each."""
         ref = self.refs[index]
         return {f"{REFERENCES}.{place}": self._load(self.cache.latents, key, ref.name)[LATENT][None]
                 for place, (key, _) in enumerate(ref.references)}
+
+    def _cond(self, ref: ExampleRef, text_key: str, shown: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**self._load(self.cache.texts, text_key, ref.name), **shown}
 
     def mask(self, index: int) -> Tensor | None:
         """The raw mask alone, float32 (T, H, W); the latent is not read."""

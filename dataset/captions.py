@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from .findings import Finding
-from .layouts import caption_of, is_metadata, picture_paths, read_metadata
+from .layouts import is_metadata, picture_paths, read_metadata, texts_of
 from .listing import Found, printable, same_name, without_ending
 
 Captions = Literal["automatic", "txt", "caption", "json", "metadata", "none"]
@@ -22,10 +22,11 @@ MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (code
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """text: stripped, with its line breaks. source: "txt", "caption", "json", "metadata", or "" for no file."""
+    """text: stripped, with its line breaks. source: "txt", "caption", "json", "metadata", or "" for no file. members: of a list."""
 
     text: str
     source: str
+    members: tuple[str, ...] = ()
 
 
 def read_text(path: Path) -> str:
@@ -62,14 +63,14 @@ def find_captions(pictures: Mapping[str, str], files: Sequence[Found], choice: C
     for name in names:
         for source in sources:
             found = beside.get((name, source))
-            caption = _sidecar(found, source, choice, field, findings) if found else None
-            if caption is not None:
-                captions[name] = Caption(caption, source)
+            texts = _sidecar(found, source, choice, field, findings) if found else ()
+            if texts:
+                captions[name] = Caption(texts[0], source, texts[1:])
                 break
     if choice in ("automatic", "metadata"):
-        for name, text in _from_metadata(metadata, pictures, field, findings).items():
+        for name, texts in _from_metadata(metadata, pictures, field, findings).items():
             if not captions[name].source:
-                captions[name] = Caption(text, "metadata")
+                captions[name] = Caption(texts[0], "metadata", texts[1:])
     findings += [Finding("unreadable caption", printable(name), "is no Unicode text", error=True)
                  for name, caption in captions.items() if printable(caption.text) != caption.text]
     findings += [Finding("unused caption", found.relative, "") for found in unused]
@@ -92,35 +93,36 @@ def _sort_files(names: set[str], files: Sequence[Found]) -> tuple[dict[tuple[str
     return beside, metadata, unused
 
 
-def _sidecar(found: Found, source: str, choice: Captions, field: str, findings: list[Finding]) -> str | None:
+def _sidecar(found: Found, source: str, choice: Captions, field: str, findings: list[Finding]) -> tuple[str, ...]:
     try:
         if found.size > MOST_BYTES:
             raise ValueError(f"has {found.size} bytes, too many for a caption")
         text = read_text(Path(found.path)).strip()
         if source != "json":
-            return text
+            return (text,)
         return _json_caption(text, field, strict=choice == "json")
     except ValueError as error:
         findings.append(Finding("unreadable caption", found.relative, str(error), error=True))
-        return ""
+        return ("",)
 
 
-def _json_caption(text: str, field: str, *, strict: bool) -> str | None:
-    """None for a file that is no caption and need not be one."""
+def _json_caption(text: str, field: str, *, strict: bool) -> tuple[str, ...]:
+    """As texts_of; empty for a file that is no caption and need not be one."""
     try:
         data = json.loads(text) if text else {field: ""}
     except ValueError as error:
         raise ValueError(f"is not JSON ({error})") from error
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
-    caption = caption_of(data, field) if isinstance(data, Mapping) else None
-    if caption is None and strict:
+    texts = texts_of(data, field) if isinstance(data, Mapping) else ()
+    if not texts and strict:
         keys = f"it has {', '.join(map(repr, list(data)[:8]))}" if isinstance(data, Mapping) and data else "it is no JSON object"
         raise ValueError(f"has no text in the field {field!r} ({keys}); set caption_field to one that holds the caption")
-    return caption
+    return texts
 
 
-def _from_metadata(files: Sequence[Found], pictures: Mapping[str, str], field: str, findings: list[Finding]) -> Mapping[str, str]:
+def _from_metadata(files: Sequence[Found], pictures: Mapping[str, str], field: str, findings: list[Finding]) -> Mapping[
+        str, tuple[str, ...]]:
     texts: list[tuple[Found, str]] = []
     for found in files:
         try:

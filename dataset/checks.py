@@ -13,6 +13,7 @@ from .listing import Found
 from .pairing import Candidate
 from .preflight import MaskFacts, check_picture, clip_mask_facts, mask_findings, size_findings
 from .spec import FolderSpec
+from .words import counted
 
 Origin = Literal["", "folder", "sidecar", "alpha"]
 ORIGINS: dict[Origin, str] = {"folder": "the mask folder", "sidecar": "the file beside the picture", "alpha": "its own transparency"}
@@ -129,7 +130,8 @@ def _file_facts(
 ) -> MaskFacts | None:
     """Facts of the mask files, all of which are read. size: of the picture, None if it is not known."""
     if candidate.per_frame and files == candidate.folder_masks and len(files) != len(candidate.files):
-        findings.append(Finding("frame count", candidate.name, f"{len(files)} masks for {len(candidate.files)} frames", error=True))
+        told = f"{counted(len(files), 'mask')} for {counted(len(candidate.files), 'frame')}"
+        findings.append(Finding("frame count", candidate.name, told, error=True))
         return None
     if len(files) > 1 and not candidate.per_frame:
         findings.append(Finding("several masks", candidate.name, " and ".join(found.relative for found in files), error=True))

@@ -10,6 +10,7 @@ from .findings import Finding, lines
 from .item import Item
 from .layouts import folder_repeats
 from .spec import FolderSpec
+from .words import counted
 
 SOURCES = {"txt": "from .txt", "caption": "from .caption", "json": "from .json", "metadata": "from metadata files"}
 
@@ -20,8 +21,8 @@ def folder_report(
 ) -> str:
     """Counts first, then one line for each kind of finding. shown: how many names a line has at most; None for all."""
     masked = sum(one.mask is not None for one in checked)
-    frames = f" ({sum(item.frames for item in items)} frames)" if spec.content == "clips" else ""
-    told = [f"{spec.top.name}: {len(items)} {spec.content}{frames}, {masked} with a mask; white = learn"]
+    frames = f" ({counted(sum(item.frames for item in items), 'frame')})" if spec.content == "clips" else ""
+    told = [f"{spec.top.name}: {counted(len(items), spec.content.removesuffix('s'))}{frames}, {masked} with a mask; white = learn"]
     told += _masks(spec, checked)
     told += _captions(items, captions)
     told += _references(spec, items)
@@ -31,7 +32,7 @@ def folder_report(
 
 def _masks(spec: FolderSpec, checked: Sequence[Checked]) -> list[str]:
     if spec.mask_source == "none":
-        return [f"no masks by choice: all {len(checked)} {spec.content} are learned everywhere"]
+        return [f"no masks by choice; learned everywhere: {counted(len(checked), spec.content.removesuffix('s'))}"]
     counts: Counter[Origin] = Counter(one.origin for one in checked)
     place = spec.mask_root.name if spec.mask_root else spec.mask_place
     words: dict[Origin, str] = {"alpha": "from alpha channels", "folder": f"from {place}/", "sidecar": "from files beside the pictures"}

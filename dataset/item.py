@@ -75,7 +75,8 @@ class Item:
     size: width and height after EXIF rotation. repeats: how often it comes in an epoch. weight: factor of its loss, >= 0.
     fit_mask: a mask of another size is stretched to the picture's instead of being an error. placement: None keeps its size.
     variant: number of the augmented copy, 0 for the picture itself. references: pictures that an edit model is shown, in order; items
-    without mask and caption, which keep their whole size and are mirrored with this one.
+    without mask and caption, which keep their whole size and are mirrored with this one. captions: the members of a list of captions,
+    of which `caption` has the words of all; empty where there was no list.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Item:
     placement: Placement | None = None
     variant: int = 0
     references: tuple[Item, ...] = ()
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

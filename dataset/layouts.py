@@ -19,9 +19,11 @@ REPEATS = re.compile(r"(\d+)_(.*)")
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """Captions by picture name. unmatched: for each file how many entries there are and how many match no picture."""
+    """Captions by picture name, each as texts_of has it. unmatched: for each file how many entries there are and how many match no
+    picture.
+    """
 
-    captions: Mapping[str, str]
+    captions: Mapping[str, tuple[str, ...]]
     conflicts: tuple[str, ...]
     unmatched: tuple[tuple[str, int, int], ...]
     unreadable: tuple[tuple[str, str], ...]
@@ -47,7 +49,7 @@ def read_metadata(texts: Sequence[tuple[Found, str]], pictures: Mapping[str, str
     A path is matched by its longest ending that is a picture below the file's folder, or below the listed folder; so paths of
     another machine or of Windows work. Of two captions for one picture the longer match wins, then the first.
     """
-    captions: dict[str, tuple[int, str]] = {}
+    captions: dict[str, tuple[int, tuple[str, ...]]] = {}
     conflicts: list[str] = []
     unmatched: list[tuple[str, int, int]] = []
     unreadable: list[tuple[str, str]] = []
@@ -113,6 +115,18 @@ def caption_of(entry: Mapping[str, Any], field: str) -> str | None:
     return as_text(value)
 
 
+def texts_of(entry: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """The caption of a JSON object (caption_of) and, where that was a list, each of its members as a caption; empty for none."""
+    whole = caption_of(entry, field)
+    if whole is None:
+        return ()
+    listed = TEXT_FIELDS[1] if field == TEXT_FIELDS[0] and entry.get(field) is None else field
+    members = entry.get(listed)
+    if not isinstance(members, list) or as_text(members) is None:
+        return (whole,)
+    return whole, *(caption_of({**entry, listed: member}, field) or "" for member in members if member.strip())
+
+
 def as_text(value: object) -> str | None:
     if isinstance(value, str):
         return value.strip()
@@ -121,14 +135,13 @@ def as_text(value: object) -> str | None:
     return None
 
 
-def _entries(relative: str, text: str, field: str) -> Iterator[tuple[str, str]]:
+def _entries(relative: str, text: str, field: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     if not relative.lower().endswith(".jsonl"):
         data = json.loads(text) if text.strip() else {}
         if not isinstance(data, dict):
             raise ValueError("is not a JSON object of path: {\"caption\": ...}")
         for path, entry in data.items():
-            caption = caption_of(entry, field) if isinstance(entry, dict) else as_text(entry)
-            yield path, caption or ""
+            yield path, texts_of(entry if isinstance(entry, dict) else {field: entry}, field) or ("",)
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -140,4 +153,4 @@ def _entries(relative: str, text: str, field: str) -> Iterator[tuple[str, str]]:
         if not isinstance(entry, dict):
             raise ValueError(f"line {number} is not a JSON object")
         path = next((entry[name] for name in PATH_FIELDS if isinstance(entry.get(name), str)), "")
-        yield path, caption_of(entry, field) or ""
+        yield path, texts_of(entry, field) or ("",)

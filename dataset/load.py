@@ -13,6 +13,7 @@ from .geometry import Floats, Pixels, fit_mask, place, place_mask
 from .item import ImageFiles, ImagePixels, Item, MaskFiles, MaskPixels, OwnAlpha
 from .pixels import read_mask, read_picture, unit
 from .transparency import resolve
+from .words import counted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,7 +135,7 @@ def _check_count(item: Item, masks: int, frames: int, place_of_masks: str) -> No
     if masks not in (1, frames):
         where = f" in {place_of_masks}" if place_of_masks else ""
         allowed = "one mask" if frames == 1 else f"one mask, or {frames}"
-        raise ValueError(f"{item.name} has {frames} frame{'s' * (frames != 1)} but {masks} masks{where}; give it {allowed}")
+        raise ValueError(f"{item.name} has {counted(frames, 'frame')} but {counted(masks, 'mask')}{where}; give it {allowed}")
 
 
 def _fitted(mask_HW: Floats, mask_name: str, item: Item, index: int) -> Floats:

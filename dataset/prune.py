@@ -11,6 +11,7 @@ from .cache import KINDS, ExampleCache
 from .manifest import SETS, list_sets, read_set, set_file
 from .running import marks
 from .store import ENDING, PARTIAL
+from .words import counted
 
 DAY = 24 * 3600.0
 
@@ -99,16 +100,16 @@ def prune(found: Survey) -> int:
 
 def describe(found: Survey) -> str:
     """Counts and sizes as text."""
-    lines = [f"in use by {found.sets} saved training set{'s' * (found.sets != 1)}: {found.used} files, {megabytes(found.used_bytes)}",
-             f"unused: {len(found.unused)} files, {megabytes(sum(each.size for each in found.unused))}"]
+    lines = [f"in use by {counted(found.sets, 'saved training set')}: {counted(found.used, 'file')}, {megabytes(found.used_bytes)}",
+             f"unused: {counted(len(found.unused), 'file')}, {megabytes(sum(each.size for each in found.unused))}"]
     for kind in (*KINDS, "unfinished"):
         sizes = [each.size for each in found.unused if each.kind == kind]
         if sizes:
-            lines.append(f"  {kind}: {len(sizes)} files, {megabytes(sum(sizes))}")
+            lines.append(f"  {kind}: {counted(len(sizes), 'file')}, {megabytes(sum(sizes))}")
     if found.recent:
-        lines.append(f"unused but too recent to remove: {found.recent} files")
+        lines.append(f"unused but too recent to remove: {counted(found.recent, 'file')}")
     if found.held:
-        lines.append(f"kept for runs that have not saved their set yet: {found.held} files")
+        lines.append(f"kept for runs that have not saved their set yet: {counted(found.held, 'file')}")
     return "\n".join(lines)
 
 

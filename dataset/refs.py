@@ -12,13 +12,15 @@ KEY_BYTES = 32
 NO_KEY = bytes(KEY_BYTES)
 T = TypeVar("T")
 References = tuple[tuple[str, tuple[int, ...]], ...]
+TextRef = tuple[str, str, int]  # a caption, the key of its embeddings, and their length
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleRef:
     """A CachedExample without its tensors: their keys and shapes. text_tokens: length of its embeddings. No mask: both None.
 
-    references: key and shape of each reference picture's latent.
+    alternatives: texts that may come in the caption's place; dropped: those that stand for a dropped caption. references: key and shape
+    of each reference picture's latent.
     """
 
     name: str
@@ -32,7 +34,14 @@ class ExampleRef:
     repeats: int = 1
     weight: float = 1.0
     regularisation: bool = False
+    alternatives: tuple[TextRef, ...] = ()
+    dropped: tuple[TextRef, ...] = ()
     references: References = ()
+
+    @property
+    def text_keys(self) -> list[str]:
+        """Of all its texts, the caption's first."""
+        return [self.text_key, *(key for _, key, _ in (*self.alternatives, *self.dropped))]
 
 
 class Distinct(Generic[T]):
@@ -44,10 +53,14 @@ class Distinct(Generic[T]):
         self._number: dict[T, int] = {}
 
     def append(self, value: T) -> None:
+        self.places.append(self.number(value))
+
+    def number(self, value: T) -> int:
+        """Which of `values` it is; from now on it is one."""
         number = self._number.setdefault(value, len(self.values))
         if number == len(self.values):
             self.values.append(value)
-        self.places.append(number)
+        return number
 
     def __getitem__(self, index: int) -> T:
         return self.values[self.places[index]]
@@ -82,7 +95,9 @@ class RefTable(Sequence[ExampleRef]):
         self.names: list[str] = []
         self.latents, self.masks = Keys(), Keys()
         # A caption's embeddings are kept once, however many pictures it has.
-        self.texts: Distinct[tuple[str, str, int]] = Distinct()
+        self.texts: Distinct[TextRef] = Distinct()
+        # Numbers of texts: alternatives, and those for a dropped caption.
+        self.others: Distinct[tuple[tuple[int, ...], tuple[int, ...]]] = Distinct()
         self.shapes: Distinct[tuple[tuple[int, ...], tuple[int, ...] | None]] = Distinct()
         self.parts: Distinct[tuple[int, float, bool]] = Distinct()
         self.references: Distinct[References] = Distinct()
@@ -94,6 +109,7 @@ class RefTable(Sequence[ExampleRef]):
         self.latents.append(ref.latent_key)
         self.masks.append(ref.mask_key)
         self.texts.append((ref.caption, ref.text_key, ref.text_tokens))
+        self.others.append((tuple(map(self.texts.number, ref.alternatives)), tuple(map(self.texts.number, ref.dropped))))
         self.shapes.append((ref.latent_shape, ref.mask_shape))
         self.parts.append((ref.repeats, ref.weight, ref.regularisation))
         self.references.append(ref.references)
@@ -113,11 +129,12 @@ class RefTable(Sequence[ExampleRef]):
         i = range(len(self))[index]  # raises IndexError outside, and counts negatives from the end
         caption, text_key, tokens = self.texts[i]
         latent_shape, mask_shape = self.shapes[i]
+        alternatives, dropped = (tuple(self.texts.values[number] for number in numbers) for numbers in self.others[i])
         latent_key = self.latents[i]
         if latent_key is None:
             raise ValueError(f"{self.names[i]} has no latent; run Encode Training Set again")
         return ExampleRef(self.names[i], caption, latent_key, text_key, self.masks[i], latent_shape, tokens, mask_shape, *self.parts[i],
-                          references=self.references[i])
+                          alternatives=alternatives, dropped=dropped, references=self.references[i])
 
     def keys(self, kind: str) -> set[str]:
         """All keys of "latents", "masks" or "texts"."""
@@ -132,6 +149,7 @@ class RefTable(Sequence[ExampleRef]):
         return {
             "names": self.names, "latents": _packed(self.latents), "masks": _packed(self.masks),
             "texts": self.texts.values, "text_of": self.texts.places.tolist(),
+            "others": self.others.values, "other_of": self.others.places.tolist(),
             "shapes": self.shapes.values, "shape_of": self.shapes.places.tolist(),
             "parts": self.parts.values, "part_of": self.parts.places.tolist(),
             "references": self.references.values, "references_of": self.references.places.tolist(),
@@ -145,6 +163,9 @@ class RefTable(Sequence[ExampleRef]):
             table.names = [str(name) for name in columns["names"]]
             table.latents, table.masks = (Keys(base64.b64decode(columns[name], validate=True)) for name in ("latents", "masks"))
             _fill(table.texts, columns["texts"], columns["text_of"], lambda row: (str(row[0]), bytes.fromhex(row[1]).hex(), int(row[2])))
+            # Sets that were saved by an older version have captions alone.
+            _fill(table.others, columns.get("others", [((), ())]), columns.get("other_of", [0] * len(table.names)),
+                  lambda row: (_numbers(row[0], table.texts), _numbers(row[1], table.texts)))
             _fill(table.shapes, columns["shapes"], columns["shape_of"],
                   lambda row: (tuple(map(int, row[0])), None if row[1] is None else tuple(map(int, row[1]))))
             _fill(table.parts, columns["parts"], columns["part_of"], lambda row: (int(row[0]), float(row[1]), bool(row[2])))
@@ -152,8 +173,8 @@ class RefTable(Sequence[ExampleRef]):
                   lambda row: tuple((bytes.fromhex(key).hex(), tuple(map(int, shape))) for key, shape in row))
         except (KeyError, TypeError, IndexError, OverflowError, binascii.Error) as error:
             raise ValueError(f"its columns are wrong ({type(error).__name__}: {error})") from error
-        lengths = {len(column) for column in (table.names, table.latents, table.masks, table.texts.places, table.shapes.places,
-                                              table.parts.places, table.references.places)}
+        lengths = {len(column) for column in (table.names, table.latents, table.masks, table.texts.places, table.others.places,
+                                              table.shapes.places, table.parts.places, table.references.places)}
         if len(lengths) != 1:
             raise ValueError(f"its columns have different lengths ({sorted(lengths)})")
         return table
@@ -165,6 +186,12 @@ def _fill(column: Distinct[T], rows: list[Any], places: list[int], make: Callabl
     column._number = {value: number for number, value in enumerate(column.values)}
     if len(column.places) and max(column.places) >= len(column.values):
         raise IndexError("a number points behind the values")
+
+
+def _numbers(row: list[int], texts: Distinct[TextRef]) -> tuple[int, ...]:
+    if not all(0 <= number < len(texts.values) for number in row):
+        raise IndexError("a number points behind the texts")
+    return tuple(map(int, row))
 
 
 def _packed(keys: Keys) -> str:

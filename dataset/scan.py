@@ -19,6 +19,7 @@ from .layouts import folder_repeats
 from .listing import CAPTION_TYPES, PICTURE_TYPES, Found, Listing, list_files, printable, same_name, without_ending
 from .references import collect_references, sidecar_of
 from .spec import FolderSpec
+from .words import counted
 
 __all__ = ["FolderSpec", "combine_data_sets", "folder_fingerprint", "scan_folder"]
 logger = logging.getLogger(__name__)
@@ -157,7 +158,7 @@ def _caption_paths(candidates: Sequence[pairing.Candidate]) -> dict[str, str]:
 
 def _empty_text(spec: FolderSpec, refused: Sequence[tuple[str, str]]) -> str:
     where = "in sub-folders, one for each clip" if spec.content == "clips" else "in it" if spec.recursive else "directly in it"
-    links = f" ({len(refused)} links were not read, such as {refused[0][0]}: {refused[0][1]})" if refused else ""
+    links = f" ({counted(len(refused), 'link')} not read, such as {refused[0][0]}: {refused[0][1]})" if refused else ""
     return f"{spec.folder} holds no {spec.content}{links}; put files of type {', '.join(sorted(PICTURE_TYPES))} {where}"
 
 
@@ -178,8 +179,8 @@ def _kept(spec: FolderSpec, checked: Sequence[Checked]) -> tuple[list[Checked], 
     """What is trained: not what lacks a mask under "skip", nor folders with 0 repeats."""
     masked = [one for one in checked if spec.missing_mask != "skip" or spec.mask_source == "none" or one.mask is not None]
     if not masked:
-        raise ValueError(f"{spec.folder}: all {len(checked)} {spec.content} lack a mask and were skipped; add masks, or set missing_mask "
-                         "to 'all ones'")
+        raise ValueError(f"{spec.folder}: {counted(len(checked), spec.content.removesuffix('s'))}, all without a mask and skipped; "
+                         "add masks, or set missing_mask to 'all ones'")
     off = [one for one in masked if _repeats(one) == 0]
     if len(off) == len(masked):
         raise ValueError(f"{spec.folder}: all folders have 0 repeats in their names; name one of them 1_...")
@@ -195,4 +196,4 @@ def _item(one: Checked, caption: Caption, spec: FolderSpec) -> Item:
     paths = tuple(Path(found.path) for found in one.candidate.files)
     return Item(name=one.candidate.name, image=ImageFiles(paths), mask=one.mask, caption=caption.text, size=one.size, frames=len(paths),
                 repeats=spec.repeats * _repeats(one), weight=spec.weight, regularisation=spec.regularisation,
-                transparency=spec.transparency, fit_mask=spec.mask_size == "fit")
+                transparency=spec.transparency, fit_mask=spec.mask_size == "fit", captions=caption.members)

@@ -181,8 +181,11 @@ def parts(example: CachedExample | ExampleRef) -> Iterator[bytes]:
     if isinstance(example, ExampleRef):
         yield f"{example.latent_key} {example.text_key} {example.mask_key}".encode()
         yield from (f" {key}".encode() for key, _ in example.references)
+        yield from (f"{kind} {key}".encode() for kind, texts in (("text", example.alternatives), ("dropped", example.dropped))
+                    for _, key, _ in texts)
         return
     tensors: list[tuple[str, Tensor | None]] = [("latent", example.latent_CHW), ("mask", example.mask_THW), *sorted(example.cond.items())]
+    tensors += [pair for other in (*example.alternatives, *example.dropped) for pair in sorted(other.load().items())]
     for name, tensor in tensors:
         yield name.encode()
         if tensor is not None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..dataset.words import counted
+
 
 @dataclass(frozen=True, slots=True)
 class FrameRange:
@@ -25,7 +27,7 @@ class FrameRange:
     def indices(self, frames: int, name: str) -> range:
         """The frames used of a clip of `frames`; raises ValueError if none is left."""
         if self.first >= frames:
-            raise ValueError(f"{name} has {frames} frames and first_frame is {self.first}; use 0 to {frames - 1}")
+            raise ValueError(f"{name} has {counted(frames, 'frame')} and first_frame is {self.first}; use 0 to {frames - 1}")
         chosen = range(self.first, frames, self.every)
         return chosen[:self.count] if self.count else chosen
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..dataset.item import Item
 from ..dataset.keys import Cut
+from ..dataset.words import counted
 from ..masks.latent_grid import whole_cells
 from .video import usable_frames
 
@@ -44,11 +45,12 @@ def cut_to(pixels_THWC: Tensor, cut: Cut, item: Item) -> Tensor:
 def cut_lines(items: Sequence[Item], cuts: dict[tuple[int, int, int], Cut]) -> list[str]:
     """What was dropped to fill whole latent frames and cells."""
     clips = [(item, cuts[extent(item)].frames) for item in items if cuts[extent(item)].frames != item.frames]
-    lines = [f"last frames dropped, which fill no latent frame: {len(clips)} clips "
+    lines = [f"last frames dropped, which fill no latent frame: {counted(len(clips), 'clip')} "
              f"({', '.join(f'{item.name} {item.frames} to {kept}' for item, kept in clips[:5])})"] if clips else []
     pictures = [item for item in items if covered(cuts[extent(item)]) != extent(item)[1:]]
     if pictures:
-        lines.append(f"edges cut, which fill no latent cell: {len(pictures)} pictures ({', '.join(i.name for i in pictures[:5])})")
+        lines.append(f"edges cut, which fill no latent cell: {counted(len(pictures), 'picture')} "
+                     f"({', '.join(item.name for item in pictures[:5])})")
     return lines
 
 

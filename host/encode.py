@@ -25,14 +25,16 @@ from ..dataset.keys import Cut, Sources, content_key, latent_key, mask_key, refe
 from ..dataset.load import load_item, load_mask
 from ..dataset.manifest import LAST, save_set, set_file, stored_examples
 from ..dataset.pixels import picture_size
-from ..dataset.refs import ExampleRef, RefTable
+from ..dataset.refs import ExampleRef, RefTable, TextRef
 from ..dataset.running import Running
 from ..dataset.store import TensorStore
+from ..dataset.texts import CaptionSpec
+from ..dataset.words import counted
 from .cuts import cut_lines, cut_to, cuts_of, extent
 from .fingerprints import clip_fingerprint, embeddings_of, vae_fingerprint
 from .progress import Progress
-from .references import ReferenceUse, beside, encode_with_pictures, reference_lines, reference_use
-from .text import encode_text
+from .prompts import Prompt, encode_caption, prompts_of, shown_to_encoder, text_lines
+from .references import ReferenceUse, beside, reference_lines, reference_use
 from .text_padding import TextPadding
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,6 @@ logger = logging.getLogger(__name__)
 PICTURES_AHEAD, CLIPS_AHEAD, WRITES_BEHIND = 4, 2, 4
 SECONDS_BETWEEN_TEXTS = 0.5
 SHOWN = 20
-Prompt = tuple[str, tuple[Item, ...]]  # a caption, and the reference pictures that its text encoder reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +144,15 @@ class Counts:
     references: list[int] = field(default_factory=lambda: [0, 0])
 
     def lines(self) -> list[str]:
-        rows = (("pictures", self.pictures, "encoded"), ("masks", self.masks, "stored"), ("captions", self.captions, "encoded"))
-        lines = [f"{made + kept} {what}: {made} {verb}, {kept} from the cache" for what, (made, kept), verb in rows]
-        if sum(self.references):
-            made, kept = self.references
-            lines.append(f"{made + kept} reference pictures: {made} encoded, {kept} from the cache")
+        rows = (("picture", self.pictures, "encoded"), ("mask", self.masks, "stored"), ("caption", self.captions, "encoded"),
+                *[("reference picture", self.references, "encoded")][:sum(self.references)])
+        lines = [f"{counted(made + kept, what)}: {made} {verb}, {kept} from the cache" for what, (made, kept), verb in rows]
         without = sum(self.pictures) - sum(self.masks)
         return [*lines, f"without a mask, learned everywhere: {without}"] if without else lines
 
 
 def encode_data_set(data_set: DataSet, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, padding: TextPadding, cache_folder: Path,
-                    progress: Progress, name: str = "") -> TrainingSet:
+                    progress: Progress, name: str = "", captions: CaptionSpec | None = None) -> TrainingSet:
     """Latents, raw masks and embeddings of all items; what was encoded before, by the same weights, comes from the cache.
 
     The set is saved under `name`, or as the last encoded one. Raises ValueError, before anything is encoded, for a bad name, a
@@ -165,25 +164,26 @@ def encode_data_set(data_set: DataSet, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, p
         raise ValueError("the data set is empty; give it at least one picture")
     cuts, cache, use = cuts_of(items, vae), ExampleCache(cache_folder), reference_use(clip)
     with Running(cache_folder) as running:
-        meter = Meter(progress, work_of(items, use), running.beat)
-        encoders = Encoders(vae, vae_fingerprint(vae, meter.look), clip, clip_fingerprint(clip, meter.look), padding)
+        captions = captions or CaptionSpec()
+        meter = Meter(progress, work_of(items, captions, use), running.beat)
+        encoders = Encoders(vae, vae_fingerprint(vae, meter.look), clip, clip_fingerprint(clip, meter.look), padding, captions)
         refs, counts = encode_items(items, encoders, Preparation(cache, encoders.vae_key, cuts, use), meter)
         if lost := cache.lost(refs):
             logger.warning("Masked LoRA: something removed files from %s meanwhile: %s; they are made again", cache_folder,
                            lost.describe(refs))
             again = [item for item, ref in zip(items, refs, strict=True) if lost.of(ref)]
-            meter.total += work_of(again, use)
+            meter.total += work_of(again, captions, use)
             encode_items(again, encoders, Preparation(cache, encoders.vae_key, cuts, use), meter)
-        report = "\n".join([*counts.lines(), *reference_lines(items, use), *cut_lines(items, cuts), *group_lines(refs),
-                            f"text padding: {padding.describe()}"])
+        report = "\n".join([*counts.lines(), *reference_lines(items, use), *cut_lines(items, cuts), *text_lines(refs, captions),
+                            *group_lines(refs), f"text padding: {padding.describe()}"])
         logger.info("Masked LoRA: %s", report)
         save_set(cache, refs, padding.to_json(), report, name)
     return TrainingSet(stored_examples(cache, refs, padding.to_json(), name), padding.to_json(), report)
 
 
-def work_of(items: Sequence[Item], use: ReferenceUse) -> int:
-    """Steps of progress: items and different captions."""
-    return len(items) + len({prompt_of(item, use) for item in items})
+def work_of(items: Sequence[Item], captions: CaptionSpec, use: ReferenceUse) -> int:
+    """Steps of progress: items and different texts."""
+    return len(items) + len(prompts_of(items, captions, use))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,6 +195,7 @@ class Encoders:
     clip: comfy.sd.CLIP
     clip_key: str
     padding: TextPadding
+    captions: CaptionSpec
 
 
 def encode_items(items: Sequence[Item], encoders: Encoders, prepare: Preparation, meter: Meter) -> tuple[RefTable, Counts]:
@@ -202,9 +203,9 @@ def encode_items(items: Sequence[Item], encoders: Encoders, prepare: Preparation
     counts, refs = Counts(), RefTable()
     depth = read_ahead_depth(encoders.vae, items)
     with WriteBehind(WRITES_BEHIND) as write, ReadAhead(prepare, items, threads=2, depth=depth) as pictures:
-        texts = encode_captions(dict.fromkeys(prompt_of(item, prepare.use) for item in items), encoders, prepare, write, meter, counts)
+        texts = encode_captions(prompts_of(items, encoders.captions, prepare.use), encoders, prepare, write, meter, counts)
         for prepared in pictures.results(meter.look):
-            refs.append(finish(prepared, encoders.vae, prepare, texts, write, counts))
+            refs.append(finish(prepared, encoders, prepare, texts, write, counts))
             del prepared  # or its pixels would stay while the next picture is awaited
             meter.step()
     return refs, counts
@@ -219,7 +220,7 @@ def read_ahead_depth(vae: comfy.sd.VAE, items: Sequence[Item]) -> int:
     return CLIPS_AHEAD if any(item.frames > 1 for item in items) else PICTURES_AHEAD
 
 
-def finish(prepared: Prepared, vae: comfy.sd.VAE, prepare: Preparation, texts: dict[Prompt, tuple[str, int]], write: WriteBehind,
+def finish(prepared: Prepared, encoders: Encoders, prepare: Preparation, texts: dict[Prompt, TextRef], write: WriteBehind,
            counts: Counts) -> ExampleRef:
     """Encodes what the cache lacks of one item and hands it to the writing thread."""
     item, mask, shapes = prepared.item, prepared.mask, prepare.shapes
@@ -231,7 +232,7 @@ def finish(prepared: Prepared, vae: comfy.sd.VAE, prepare: Preparation, texts: d
         if not isinstance(latent, Tensor):
             return latent
         if new:
-            encoded = encode_picture(latent, vae, item.name)
+            encoded = encode_picture(latent, encoders.vae, item.name)
             shapes[key] = tuple(encoded.shape)
             write(partial(put, prepare.cache.latents, key, {LATENT: encoded}, item.name))
         return shapes[key]
@@ -246,20 +247,17 @@ def finish(prepared: Prepared, vae: comfy.sd.VAE, prepare: Preparation, texts: d
                 shapes[prepared.mask_key] = tuple(mask.shape)
                 write(partial(put, prepare.cache.masks, prepared.mask_key, {MASK: mask}, item.name))
             mask = tuple(mask.shape)
-    key, tokens = texts[prompt_of(item, prepare.use)]
-    return ExampleRef(item.name, item.caption, prepared.latent_key, key, prepared.mask_key, latent, tokens, mask, item.repeats, item.weight,
-                      item.regularisation, references)
-
-
-def prompt_of(item: Item, use: ReferenceUse) -> Prompt:
-    """What decides an item's embeddings: its caption, and the reference pictures where the text encoder reads them."""
-    return item.caption, item.references if use.read else ()
+    told, dropped = ([texts[text, shown_to_encoder(item, prepare.use)] for text in group]
+                     for group in (encoders.captions.texts(item), encoders.captions.dropped))
+    (caption, key, tokens), *others = told
+    return ExampleRef(item.name, caption, prepared.latent_key, key, prepared.mask_key, latent, tokens, mask, item.repeats, item.weight,
+                      item.regularisation, alternatives=tuple(others), dropped=tuple(dropped), references=references)
 
 
 def encode_captions(prompts: Iterable[Prompt], encoders: Encoders, prepare: Preparation, write: WriteBehind, meter: Meter,
-                    counts: Counts) -> dict[Prompt, tuple[str, int]]:
-    """Each caption's key and number of tokens; every caption is encoded once, however many pictures it has."""
-    clip, padding, texts, store = encoders.clip, encoders.padding, {}, prepare.cache.texts
+                    counts: Counts) -> dict[Prompt, TextRef]:
+    """Each caption with its key and number of tokens; every caption is encoded once, however many pictures it has."""
+    clip, padding, texts, store = encoders.clip, encoders.padding, dict[Prompt, TextRef](), prepare.cache.texts
     for caption, pictures in prompts:
         seen = content_key(*map(prepare.sources.shown, pictures)) if pictures else ""
         key = text_key(caption, encoders.clip_key + embeddings_of(caption, clip, padding) + seen, padding.to_json())
@@ -268,7 +266,7 @@ def encode_captions(prompts: Iterable[Prompt], encoders: Encoders, prepare: Prep
         if cond is None:
             cond = encode_caption(clip, caption, padding, pictures)
             write(partial(put, store, key, cond, repr(caption)))
-        texts[caption, pictures] = (key, cond["cross_attn"].shape[1])
+        texts[caption, pictures] = (caption, key, cond["cross_attn"].shape[1])
         meter.step()
     return texts
 
@@ -279,18 +277,6 @@ def encode_picture(image_THWC: Tensor, vae: comfy.sd.VAE, name: str) -> Tensor:
     if not torch.isfinite(latent).all():
         raise ValueError(f"{name}: the VAE produced NaN; start ComfyUI with --fp32-vae")
     return latent.float().cpu()
-
-
-def encode_caption(clip: comfy.sd.CLIP, caption: str, padding: TextPadding, pictures: Sequence[Item] = ()) -> dict[str, Tensor]:
-    conditioning = encode_with_pictures(clip, caption, padding, pictures) if pictures else encode_text(clip, caption, padding)
-    if len(conditioning) != 1:
-        raise ValueError(f"caption {caption[:60]!r}: the CLIP is scheduled by hooks and gives {len(conditioning)} conditionings; "
-                         "training takes one, use a CLIP without scheduled hooks")
-    cross_attn, extra = conditioning[0]
-    cond = {"cross_attn": cross_attn} | {k: v for k, v in extra.items() if isinstance(v, Tensor)}
-    if not all(torch.isfinite(v).all() for v in cond.values()):
-        raise ValueError(f"caption {caption[:60]!r}: the text encoder produced NaN; start ComfyUI with --fp32-text-enc")
-    return {k: v.cpu() for k, v in cond.items()}
 
 
 def put(store: TensorStore, key: str, tensors: dict[str, Tensor], name: str) -> None:
@@ -305,8 +291,8 @@ def group_lines(refs: Sequence[ExampleRef]) -> list[str]:
     groups = Counter((ref.latent_shape[1:], ref.text_tokens, reference_shapes(ref)) for ref in refs)
     lines = ["batches group by latent size and text length:"]
     for (shape, tokens, shown), count in groups.most_common(SHOWN):
-        frames = f"{shape[0]} frames of " if len(shape) == 3 else ""
-        lines.append(f"  {frames}{shape[-1]}x{shape[-2]} cells, {tokens} tokens{beside(shown)}: {count} examples")
+        frames = f"{counted(shape[0], 'frame')} of " if len(shape) == 3 else ""
+        lines.append(f"  {frames}{shape[-1]}x{shape[-2]} cells, {counted(tokens, 'token')}{beside(shown)}: {counted(count, 'example')}")
     if len(groups) > SHOWN:
-        lines.append(f"  and {len(groups) - SHOWN} more kinds")
+        lines.append(f"  and {counted(len(groups) - SHOWN, 'more kind')}")
     return lines

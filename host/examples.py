@@ -1,8 +1,8 @@
 """From cached latents, masks and text to what the trainer eats, through the model's own latent format and extra_conds."""
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -11,11 +11,11 @@ from comfy.conds import CONDConstant, CONDList, CONDRegular
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..dataset.cache import REFERENCES, CachedExample, ExampleRef, StoredExamples, TrainingSet
+from ..dataset.cache import REFERENCES, CachedExample, ExampleRef, OtherText, StoredExamples, TrainingSet, reference_shapes
 from ..masks.latent_grid import clip_weight, latent_weight
 from ..masks.recipe import MaskRecipe, apply_recipe
 from ..trainer.epoch import Epoch
-from ..trainer.example import Example
+from ..trainer.example import Example, Text
 from .architectures import reference_method
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Examples(Sequence[Example]):
         self.outline = outline(training_set)
         self._examples: dict[int, Example] = {}
         self._weights: dict[int, Tensor] = {}
+        self._texts: dict[tuple[int, int], Text] = {}
 
     def __len__(self) -> int:
         return len(self.outline)
@@ -53,9 +54,21 @@ class Examples(Sequence[Example]):
         if index in self._examples:
             return self._examples[index]
         example = make_example(self.patcher, self.training_set.examples[index], self.recipe, self._weights.get(index), self.text)
+        texts = [partial(self._text, (index, place), make) for place, make in enumerate((*example.alternatives, *example.dropped))]
+        split = len(example.alternatives)
+        example = replace(example, alternatives=tuple(texts[:split]), dropped=tuple(texts[split:]))
         if self._takes(example.latent_CHW, *tensors_of(example.cond)):
             self._examples[index] = example
         return example
+
+    def _text(self, place: tuple[int, int], make: Callable[[], Text]) -> Text:
+        """`place`: the example's and the text's own among its others."""
+        if place in self._texts:
+            return self._texts[place]
+        text = make()
+        if self._takes(*tensors_of(text.cond)):
+            self._texts[place] = text
+        return text
 
     def weights(self) -> Iterator[Tensor]:
         """The loss weight of every example, in order; reads masks but no latents."""
@@ -82,33 +95,56 @@ def outline(training_set: TrainingSet) -> Sequence[CachedExample | ExampleRef]:
     return examples.refs if isinstance(examples, StoredExamples) else examples
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LiveCond:
+    """A caption that trained text encoders read anew on every call; `cond` is what the cache has of it."""
+
+    patcher: ModelPatcher
+    text: LiveText
+    caption: str
+    cond: Mapping[str, Tensor]
+    latent_BCHW: Tensor
+
+    def __call__(self) -> dict[str, CONDRegular]:
+        return model_cond(self.patcher, self.text.cond(self.caption, self.cond), self.latent_BCHW)
+
+
 def make_example(patcher: ModelPatcher, cached: CachedExample, recipe: MaskRecipe, weight_1HW: Tensor | None = None,
-                 text: LiveText | None = None) -> Example:
-    """`weight_1HW`: the loss weight where it is known already. With `text` the example's cond is a function that encodes the caption."""
-    latent_BCHW = cached.latent_CHW.clone()[None]
+                 live: LiveText | None = None) -> Example:
+    """`weight_1HW`: the loss weight where it is known already. With `live` text encoders every cond is a LiveCond."""
     check_channels(patcher, cached)
-    cond = model_cond(patcher, cached, latent_BCHW)
+    latent = patcher.model.process_latent_in(cached.latent_CHW.clone()[None])[0].float()
     if weight_1HW is None:
         weight_1HW = loss_weight(cached.mask_THW, tuple(cached.latent_CHW.shape), recipe, cached.name)
-    latent = patcher.model.process_latent_in(latent_BCHW)[0].float()
-    group = tuple(sorted((k, shape_of(v)) for k, v in cond.items()))
-    caption = replace(cached, latent_CHW=cached.latent_CHW[:0], mask_THW=None)
-    told = partial(live_cond, patcher, caption, text, latent_BCHW) if text else cond
-    return Example(cached.name, latent, weight_1HW, told, group, cached.weight)
+
+    def text(caption: str, cond: Mapping[str, Tensor]) -> Text:
+        told = model_cond(patcher, cond, latent[None])
+        group = tuple(sorted((k, shape_of(v)) for k, v in told.items()))
+        return Text(LiveCond(patcher, live, caption, cond, latent[None]) if live else told, group)
+
+    def later(other: OtherText) -> Callable[[], Text]:
+        return lambda: text(other.caption, other.load())
+
+    own = text(cached.caption, cached.cond)
+    require_references_read(patcher, cached, own)
+    return Example(cached.name, latent, weight_1HW, own.cond, own.group, cached.weight,
+                   tuple(map(later, cached.alternatives)), tuple(map(later, cached.dropped)))
 
 
-def live_cond(patcher: ModelPatcher, cached: CachedExample, text: LiveText, latent_BCHW: Tensor) -> dict[str, CONDRegular]:
-    return model_cond(patcher, replace(cached, cond=text.cond(cached)), latent_BCHW)
+def require_references_read(patcher: ModelPatcher, cached: CachedExample, text: Text) -> None:
+    """Raises ValueError for reference pictures that the model has no place for."""
+    named = {name for name, _ in text.group}  # type: ignore[attr-defined]  # made in make_example
+    if reference_shapes(cached) and not {"ref_latents", "reference_latent"} & named:
+        raise ValueError(f"{cached.name} has reference pictures and {type(patcher.model).__name__} takes none; load the edit model that "
+                         "they are for, or make the training set without references")
 
 
-def tensors_of(cond: Any) -> Iterator[Tensor]:
-    """Those that an example's cond keeps in memory."""
-    if isinstance(cond, partial):
-        cached: CachedExample = cond.args[1]
-        yield from cached.cond.values()
-        return
-    for entry in cond.values():
-        yield from (v for v in (entry.cond if isinstance(entry, CONDList) else [entry.cond]) if isinstance(v, Tensor))
+def tensors_of(cond: Mapping[str, CONDRegular] | LiveCond) -> list[Tensor]:
+    """All that takes memory in what a model is told."""
+    if isinstance(cond, LiveCond):
+        return list(cond.cond.values())
+    values = [value for one in cond.values() for value in (one.cond if isinstance(one, CONDList) else [one.cond])]
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def loss_weight(mask_THW: Tensor | None, latent_shape: Sequence[int], recipe: MaskRecipe, name: str) -> Tensor:
@@ -130,18 +166,15 @@ def check_channels(patcher: ModelPatcher, cached: CachedExample) -> None:
             f"{expected}; encode the pictures with the VAE that belongs to this model")
 
 
-def model_cond(patcher: ModelPatcher, cached: CachedExample, latent_BCHW: torch.Tensor) -> dict[str, CONDRegular]:
+def model_cond(patcher: ModelPatcher, cond: Mapping[str, Tensor], latent_BCHW: torch.Tensor) -> dict[str, CONDRegular]:
     """What the sampler would hand the model for this caption and size: one caption a picture, never averaged over a batch."""
-    given = conditioning(cached.cond)
+    given = conditioning(cond)
     if REFERENCES in given:
         given |= reference_method(patcher)
     height, width = (side * PIXELS_PER_CELL for side in latent_BCHW.shape[-2:])
     conds: Mapping[str, CONDRegular] = patcher.model.extra_conds(
         **given, noise=latent_BCHW, device=torch.device("cpu"), width=width, height=height, prompt_type="positive", latent_image=None,
         denoise_mask=None, seed=0, latent_shapes=[latent_BCHW.shape])
-    if REFERENCES in given and not {"ref_latents", "reference_latent"} & set(conds):
-        raise ValueError(f"{cached.name} has reference pictures and {type(patcher.model).__name__} takes none; load the edit model they "
-                         "are for, or make the training set without references")
     return {k: v.process_cond(batch_size=1, area=None) for k, v in conds.items()}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..dataset.item import DataSet, ImagePixels, Item, MaskPixels, MaskSource, OwnAlpha
 from ..dataset.load import load_item
+from ..dataset.words import counted
 from .clips import FrameRange, clip_frames
 
 SHOWN = 8  # names in one line of a report
@@ -136,14 +137,14 @@ def replace_masks(data_set: DataSet, masks: Sequence[Tensor], names: Sequence[st
     changed = [item for item in items if item.name in chosen]
     kept = len(items) - len(changed)
     alone = "; one mask serves all of them" if len(entries) == 1 < len(changed) else ""
-    text = f"now masks from the graph for {len(changed)} of {len(items)} items{alone}" + (
+    text = f"now masks from the graph for {len(changed)} of {counted(len(items), 'item')}{alone}" + (
         f"; {kept} keep what they had" if kept else "; what is said of masks above counts no more")
     return DataSet(items, "\n".join([data_set.report, text, *mask_lines(changed)]))
 
 
 def by_name(masks: Sequence[Tensor], names: Sequence[str], data_set: DataSet) -> dict[str, Tensor]:
     if len(masks) != len(names):
-        raise ValueError(f"{len(names)} names came with {len(masks)} masks; give one mask for each name")
+        raise ValueError(f"{counted(len(names), 'name')} came with {counted(len(masks), 'mask')}; give one mask for each name")
     names = [name.strip() for name in names]
     known = {item.name for item in data_set.items}
     unknown = [name for name in names if name not in known]
@@ -176,8 +177,9 @@ def pair_masks(masks: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
     if len(masks) == len(counts) and len(flat) != 1:
         for number, (group, count) in enumerate(zip(masks, counts, strict=True), start=1):
             if len(group) != count:
-                raise ValueError(f"entry {number} of the lists has {count} pictures and {len(group)} masks; give one mask for each picture "
-                                 "(several masks for one picture, as segmentation nodes give, must be merged into one)")
+                raise ValueError(f"entry {number} of the lists has {counted(count, 'picture')} and {counted(len(group), 'mask')}; give one "
+                                 "mask for each picture (several masks for one picture, as segmentation nodes give, must be merged into "
+                                 "one)")
     return flat
 
 
@@ -227,7 +229,7 @@ def checked_mask(mask_THW: Tensor, name: str, size: tuple[int, int], frames: int
         raise ValueError(f"{name}: the picture is {width}x{height} and its mask {got[1]}x{got[0]} pixels; resize one of them, a stretched "
                          "mask would teach the wrong pixels")
     if len(mask_THW) not in (1, frames):
-        raise ValueError(f"{name} has {frames} frames and its mask {len(mask_THW)}; give one mask for the clip or one for each "
+        raise ValueError(f"{name} has {counted(frames, 'frame')} and its mask {len(mask_THW)}; give one mask for the clip or one for each "
                          "frame, counted before frames are left out")
     low, high = (float(value) for value in mask_THW.aminmax())
     if not -0.5 <= low <= high <= 1.5:  # resizing may overshoot a little; NaN fails as well
@@ -239,7 +241,7 @@ def report(items: Sequence[Item], kind: str) -> str:
     sizes = Counter(f"{item.size[0]}x{item.size[1]}" + (f", {item.frames} frames" if item.frames > 1 else "") for item in items)
     empty = sum(not item.caption for item in items)
     channels = sum(item.mask is None and isinstance(item.image, ImagePixels) and item.image.image_THWC.shape[-1] == 4 for item in items)
-    lines = [f"{len(items)} {kind}s; " + "; ".join(f"{size}: {times}" for size, times in sizes.most_common(SHOWN))
+    lines = [f"{counted(len(items), kind)}; " + "; ".join(f"{size}: {times}" for size, times in sizes.most_common(SHOWN))
              + ("; other sizes: " + str(sum(sizes.values()) - sum(n for _, n in sizes.most_common(SHOWN))) if len(sizes) > SHOWN else "")]
     if empty:
         lines.append(f"without a caption: {empty}")
@@ -256,7 +258,7 @@ def mask_lines(items: Sequence[Item]) -> list[str]:
     if len(known) < len(items):
         lines.append(f"without a mask, learned everywhere: {len(items) - len(known)}")
     if known:
-        lines.append(f"white (learned): on average {sum(known) / len(known):.1%} of the pixels of {len(known)} masks")
+        lines.append(f"white (learned): on average {sum(known) / len(known):.1%} of the pixels of {counted(len(known), 'mask')}")
     black = [name for name, value in whites.items() if value == 0]
     if black:
         lines.append(f"all black, nothing is learned unless inverted or floored: {some(black)}")

@@ -78,26 +78,26 @@ class LiveText:
         finally:
             self._enabled = True
 
-    def cond(self, cached: CachedExample) -> dict[str, Tensor]:
+    def cond(self, caption: str, cached: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What is cached of a caption, with what CLIP adds to it encoded anew; gradients reach the adapter where they are enabled.
 
         T5 is not trained: beside it CLIP-L gives the pooled vector alone (Flux).
         """
         # A preview may have put the text encoder's other users in its place.
         comfy.model_management.load_models_gpu([self.clip.patcher, self.model])
-        tokens = self.clip.tokenize(cached.caption)
+        tokens = self.clip.tokenize(caption)
         if "t5xxl" in tokens:
             self.clip.cond_stage_model.reset_clip_options()
             self.clip.cond_stage_model.set_clip_options({"execution_device": self.clip.patcher.load_device})
             _, pooled = self.clip.cond_stage_model.clip_l.encode_token_weights(tokens["l"])
-            return {**cached.cond, "pooled_output": pooled}
+            return {**cached, "pooled_output": pooled}
         encoded = self.clip.encode_from_tokens(tokens, return_dict=True)
-        return {**cached.cond, "cross_attn": encoded["cond"], "pooled_output": encoded["pooled_output"]}
+        return {**cached, "cross_attn": encoded["cond"], "pooled_output": encoded["pooled_output"]}
 
     def check(self, cached: CachedExample) -> None:
         """Raises ValueError where these text encoders are not those that have encoded the training set."""
         with torch.no_grad(), self.disabled():
-            fresh = self.cond(cached)
+            fresh = self.cond(cached.caption, cached.cond)
         for name in ("cross_attn", "pooled_output"):
             old = cached.cond.get(name)
             if old is None:

@@ -13,6 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from ..dataset.cache import TrainingSet
 from ..trainer.adapter_spec import AdapterSpec
 from ..trainer.config import LossSpec, MaskUse, PriorSpec
+from .captions import caption_facts
 from .denoiser import prediction_name
 from .examples import outline
 from .fingerprints import weights_fingerprint
@@ -35,20 +36,22 @@ def training_record(patcher: ModelPatcher, training_set: TrainingSet, seen: Weig
         mask={"recipe": run.recipe.to_json(), "normalization": run.train.normalization.value, "with_mask": seen.with_mask,
               "without_mask": seen.pictures - seen.with_mask, "mean_coverage": round(seen.coverage, 6), "polarity": "white = learn",
               **changed(run.train.mask), "prior": changed(run.train.prior)},
-        data=data_of(training_set), adapter=adapter_of(run), optimization=run.train.optimization(),
+        data=data_of(training_set, run.train.caption_dropout), adapter=adapter_of(run), optimization=run.train.optimization(),
         steps=run.train.steps, batch_size=run.train.batch_size, learning_rate=run.train.learning_rate, seed=run.train.seed,
         pictures=seen.pictures, resolution=resolution(patcher, training_set), title=run.name)
 
 
-def data_of(training_set: TrainingSet) -> dict[str, object]:
-    """How many examples there are for regularisation, and how many of each number of repeats, of reference pictures and of each
-    weight.
+def data_of(training_set: TrainingSet, caption_dropout: float) -> dict[str, object]:
+    """How many examples there are for regularisation, and how many of each number of repeats, of each weight, of reference pictures
+    and of texts.
     """
     examples, shown = outline(training_set), counts_of(training_set)
     references = {"references": {str(count): pictures for count, pictures in shown.items()}} if shown else {}
+    captions = caption_facts(examples, caption_dropout)
     return {**references, "regularisation": sum(e.regularisation for e in examples),
             "repeats": {str(value): count for value, count in sorted(Counter(e.repeats for e in examples).items())},
-            "weights": {f"{value:g}": count for value, count in sorted(Counter(e.weight for e in examples).items())}}
+            "weights": {f"{value:g}": count for value, count in sorted(Counter(e.weight for e in examples).items())},
+            **({"captions": captions} if captions else {})}
 
 
 def adapter_of(run: RunConfig) -> dict[str, object]:

@@ -21,8 +21,9 @@ from ..trainer.example import StepReport
 from ..trainer.loop import train
 from ..trainer.state import TrainingState
 from .architectures import unproven
+from .captions import require_dropped
 from .denoiser import ComfyDenoiser
-from .examples import Examples
+from .examples import Examples, outline
 from .finish import FinishEarly
 from .live_text import LiveText, TextEncoderSpec, borrow_text_encoder
 from .lora_format import LoraWeights, TrainingRecord, save_lora, unused
@@ -116,6 +117,7 @@ class RunResult:
 
 def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfig, progress: Progress) -> RunResult:
     """Train and return the LoRA. On Cancel and on any error what was trained is saved to `run.rescue_folder` first."""
+    require_dropped(outline(training_set), run.train.caption_dropout)
     patcher, started = resident(patcher), time.monotonic()
     if warning := unproven(patcher):
         logger.warning("Masked LoRA: %s", warning)

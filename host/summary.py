@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import comfy.model_management
 
 from ..dataset.cache import CachedExample, ExampleRef
+from ..dataset.words import counted
 from ..masks.recipe import MaskRecipe
 from ..trainer.adapter_spec import AdapterSpec
 from ..trainer.config import ErrorKind, TrainConfig
+from .captions import captions_said
 from .examples import Examples
 from .references import beside, describe
 from .training import training_memory
@@ -55,6 +57,7 @@ def summary(run: ActiveRun, seen: Weights) -> str:
         "masks": f"white = learn; mean weight {100 * seen.coverage:.1f} %; recipe: {run.config.recipe.describe()}",
         "loss": loss(train),
         "noise": train.noise.describe(),
+        "captions": captions_said(run.examples.outline, train.caption_dropout),
         "text padding": record.padding.describe(),
         "batches": batches(run),
         "trained": trained(run),
@@ -92,10 +95,10 @@ def batches(run: ActiveRun) -> str:
     """What can share a forward pass: examples of one latent size and one text length."""
     kinds = Counter((shape[1:], tokens(example), references) for shape, example, references in
                     zip(run.training_set.latent_shapes(), run.examples.outline, run.training_set.reference_shapes(), strict=True))
-    said = [f"{count} of {'x'.join(map(str, reversed(cells)))} latent cells and {length} tokens{beside(references)}"
+    said = [f"{count} of {'x'.join(map(str, reversed(cells)))} latent cells and {counted(length, 'token')}{beside(references)}"
             for (cells, length, references), count in kinds.most_common(SHOWN)]
-    more = f" and {len(kinds) - SHOWN} more kinds" if len(kinds) > SHOWN else ""
-    return f"{len(kinds)} kind{'s'[:len(kinds) > 1]}: " + ", ".join(said) + more
+    more = f" and {counted(len(kinds) - SHOWN, 'more kind')}" if len(kinds) > SHOWN else ""
+    return f"{counted(len(kinds), 'kind')}: " + ", ".join(said) + more
 
 
 def tokens(example: CachedExample | ExampleRef) -> int:
@@ -116,7 +119,7 @@ def steps(run: ActiveRun) -> str:
     train, epoch = run.config.train, run.examples.epoch()
     drawn = train.steps * train.batch_size / (2 if epoch.regularisation else 1)  # regularisation takes every second draw
     passes = f", at most {train.micro_batch} in a forward pass" if 0 < train.micro_batch < train.batch_size else ""
-    return (f"{train.steps} of {train.batch_size} picture{'s'[:train.batch_size > 1]}{passes}, {drawn / len(epoch.examples):.3g} epochs of "
+    return (f"{train.steps} of {counted(train.batch_size, 'picture')}{passes}, {drawn / len(epoch.examples):.3g} epochs of "
             f"{len(epoch.examples)}; seed {train.seed}; the time left is told from the first step on")
 
 

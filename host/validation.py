@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..dataset.cache import TrainingSet
+from ..dataset.words import counted
 from ..trainer.example import StepReport
 from ..trainer.validation import ErrorMeans, Validation, ValidationSpec, validate
 from .examples import Examples
@@ -58,8 +59,8 @@ class ValidationObserver:
         result = self.measure(run, f"step {report.step}")
         self.mark(report.step, result, "validation")
         assert self.base is not None
-        logger.info("Masked LoRA: validation after step %d on %d pictures: %s", report.step, len(self.plan.training_set.examples),
-                    compared(result.total, self.base.total))
+        logger.info("Masked LoRA: validation after step %d on %s: %s", report.step,
+                    counted(len(self.plan.training_set.examples), "picture"), compared(result.total, self.base.total))
 
     def ended(self, run: ActiveRun, finished: bool) -> None:
         self.examples = None

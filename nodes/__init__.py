@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from .adapter import Adapter, TextEncoderLora
 from .arrange import Arrange
 from .cache import CleanCache, EncodeTrainingSet, OpenTrainingSet
+from .captions import CaptionOptions
 from .check import CheckPadding
 from .checkpoints import Checkpoints
 from .combine import CombineMasks, RandomBlobs, RegionMask
@@ -25,7 +26,7 @@ from .watching import Logs, Previews, Validation
 NODES: list[type[io.ComfyNode]] = [
     LoadFolder, DataSetFromLists, DataSetFromVideo, UseMasks, CombineDataSets, DataSetToLists, Arrange,
     MaskRecipe, MaskStep, MaskPreset, EditMask, StepMask, CombineMasks, RegionMask, RandomBlobs, PreviewMask, GrowForLatentGrid,
-    EncodeTrainingSet, OpenTrainingSet, CleanCache,
+    CaptionOptions, EncodeTrainingSet, OpenTrainingSet, CleanCache,
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     MeasureDrift,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, CheckPadding,

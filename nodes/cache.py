@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP, VAE
 
     from ..dataset.item import DataSet
+    from ..dataset.texts import CaptionSpec
     from ..host.text_padding import TextPadding as Padding
 
 CATEGORY = "masked lora/dataset"
@@ -35,6 +36,8 @@ class EncodeTrainingSet(io.ComfyNode):
                                         "that sampling can match."),
                 io.String.Input("name", default="", tooltip="Open Training Set lists the set under this name. Empty: it counts as the "
                                 "last encoded one, until the next."),
+                types.Captions.Input("captions", optional=True, tooltip="From Caption Options: other orders of tags, other captions, and a "
+                                     "text for dropped ones. Without it each picture has its caption alone."),
             ],
             outputs=[
                 types.TrainingSet.Output(display_name="training set"),
@@ -53,12 +56,13 @@ class EncodeTrainingSet(io.ComfyNode):
         return loss_stamp(cache_folder(), None if name is None else name.strip() or LAST)
 
     @classmethod
-    def execute(cls, data_set: DataSet, clip: CLIP, vae: VAE, padding: Padding, name: str) -> io.NodeOutput:
+    def execute(cls, data_set: DataSet, clip: CLIP, vae: VAE, padding: Padding, name: str,
+                captions: CaptionSpec | None = None) -> io.NodeOutput:
         from ..host.encode import encode_data_set
         from ..host.folders import cache_folder
         from ..host.progress import Progress
 
-        training_set = encode_data_set(data_set, clip, vae, padding, cache_folder(), Progress(cls.hidden.unique_id), name.strip())
+        training_set = encode_data_set(data_set, clip, vae, padding, cache_folder(), Progress(cls.hidden.unique_id), name.strip(), captions)
         return io.NodeOutput(training_set, training_set.report, ui=ui.PreviewText(training_set.report))
 
 
@@ -127,8 +131,9 @@ class CleanCache(io.ComfyNode):
     @classmethod
     def execute(cls, action: str, unused_hours: float) -> io.NodeOutput:
         from ..dataset.prune import describe, prune, survey
+        from ..dataset.words import counted
         from ..host.folders import cache_folder
 
         found = survey(cache_folder(), 3600 * unused_hours)
-        report = describe(found) + (f"\nremoved: {prune(found)} files" if action == "prune" else "")
+        report = describe(found) + (f"\nremoved: {counted(prune(found), 'file')}" if action == "prune" else "")
         return io.NodeOutput(report, ui=ui.PreviewText(report))

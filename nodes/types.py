@@ -6,6 +6,7 @@ from comfy_api.latest import io
 TextPadding = io.Custom("MASKED_LORA_TEXT_PADDING")
 MaskRecipe = io.Custom("MASKED_LORA_MASK_RECIPE")
 DataSet = io.Custom("MASKED_LORA_DATA_SET")
+Captions = io.Custom("MASKED_LORA_CAPTIONS")
 TrainingSet = io.Custom("MASKED_LORA_TRAINING_SET")
 Prior = io.Custom("MASKED_LORA_PRIOR")
 Loss = io.Custom("MASKED_LORA_LOSS")

@@ -139,7 +139,8 @@ class LoraSpec:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """One run. `batch_size` images share an optimizer step, `micro_batch` of them a forward pass (0 = all that fit together).
-    A gradient longer than `max_grad_norm` is cut to it (0 = never).
+    A gradient longer than `max_grad_norm` is cut to it (0 = never). `caption_dropout`: share of draws, also of regularisation, that see
+    an example's text for a dropped caption.
     """
 
     steps: int
@@ -155,6 +156,7 @@ class TrainConfig:
     mask: MaskUse = field(default_factory=MaskUse)
     prior: PriorSpec = field(default_factory=PriorSpec)
     noise: NoiseLevels = field(default_factory=NoiseLevels)
+    caption_dropout: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -167,6 +169,8 @@ class TrainConfig:
         for name in ("micro_batch", "max_grad_norm"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.caption_dropout <= 1:
+            raise ValueError(f"caption_dropout is {self.caption_dropout}; use 0 (never) to 1 (always)")
         self.optimization()
         kind = OPTIMIZERS[self.optimizer.name]
         if self.learning_rate < kind.least_rate:

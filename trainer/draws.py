@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Draw:
 def draw(example: Example, config: TrainConfig, step: int, place: int) -> Draw:
     """`place`: which picture of the step it is. Each choice has a generator of its own, from the seed and the run's draw count."""
     index = (step - 1) * config.batch_size + place
+    example = told(example, config, index)
     noise = noise_generator(config.seed, index)
     normal = torch.randn((), generator=noise)
     weight_1HW = example.weight_1HW.expand(1, *example.latent_CHW.shape[1:])  # a clip may have one weight for all its frames
@@ -49,6 +50,23 @@ def draw(example: Example, config: TrainConfig, step: int, place: int) -> Draw:
     level = config.noise.levels(normal[None], rows * columns)[0] * (config.mask.level_cap if masked else 1.0)
     weight_1HW, prior_1HW = split(weight_1HW, config, step, level)
     return Draw(example, index, level, noise, weight_1HW, prior_1HW, masked)
+
+
+def told(example: Example, config: TrainConfig, index: int) -> Example:
+    """The example with the text that this draw shows."""
+    def pick(number: int) -> int:
+        return int(torch.randint(number, (), generator=generator(config.seed, "caption", index)))
+
+    if config.caption_dropout and torch.rand((), generator=generator(config.seed, "caption dropout", index)) < config.caption_dropout:
+        if not example.dropped:
+            raise ValueError(f"caption dropout is {config.caption_dropout:g} and {example.name} has no text for a dropped caption; "
+                             "encode the set with one, or set caption dropout to 0")
+        text = example.dropped[pick(len(example.dropped))]()
+    elif example.alternatives and (place := pick(1 + len(example.alternatives))):
+        text = example.alternatives[place - 1]()
+    else:
+        return example
+    return replace(example, cond=text.cond, group=text.group)
 
 
 def split(weight_1HW: Tensor, config: TrainConfig, step: int, level: Tensor) -> tuple[Tensor, Tensor]:

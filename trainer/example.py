@@ -1,7 +1,7 @@
 """The values that flow through training."""
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,11 +9,21 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Text:
+    """What the model is told about a picture in place of its own `cond`, and the group that its example then belongs to."""
+
+    cond: Any
+    group: Hashable = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Example:
     """One picture to learn: latent (C, [T,] H, W) in the model's own space and loss weight (1, [T or 1,] H, W) in 0..1.
 
     `cond` is what the model is told about it and means nothing to the trainer; examples with an equal `group` may share a
-    forward pass. `loss_weight` multiplies its loss and stays out of denominators, so that half the weight is half the gradient.
+    forward pass. A draw shows `cond` or one of the `alternatives`, each alike, or, at the rate of caption dropout, one of `dropped`;
+    these are made when they are called. `loss_weight` multiplies its loss and stays out of denominators, so that half the weight is
+    half the gradient.
     """
 
     name: str
@@ -22,6 +32,8 @@ class Example:
     cond: Any
     group: Hashable = None
     loss_weight: float = 1.0
+    alternatives: tuple[Callable[[], Text], ...] = ()
+    dropped: tuple[Callable[[], Text], ...] = ()
 
 
 class Denoiser(Protocol):

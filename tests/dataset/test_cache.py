@@ -77,7 +77,7 @@ def test_shapes_and_masks_need_no_latents(tmp_path: Path) -> None:
     assert masks[0] is None
     assert [mask.shape for mask in masks[1:]] == [(1, 16, 24)] * 2
     latents[0].unlink()
-    with pytest.raises(ValueError, match=r"1 of 3 examples have lost files \(1 latents\): item \d; run Encode Training Set again"):
+    with pytest.raises(ValueError, match=r"1 of 3 examples have lost files \(1 latent\): item \d; run Encode Training Set again"):
         next(training_set.masks())  # before hours of training, and not in the middle of it
     in_memory = TrainingSet((example(),), PADDING, "")
     assert in_memory.latent_shapes() == [(16, 4, 4)]

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 import tracemalloc
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pack.dataset import manifest
 from pack.dataset.cache import ExampleCache, ExampleRef, StoredExamples
 from pack.dataset.keys import content_key
 from pack.dataset.manifest import LAST, list_sets, loss_stamp, open_set, save_set, set_file, set_fingerprint
+from pack.dataset.prune import survey
 from pack.dataset.refs import RefTable
 
 PADDING = '{"max_length": 512}'
@@ -68,6 +70,69 @@ def test_a_table_is_a_sequence_of_refs() -> None:
     assert list(again) == refs(7)
 
 
+def with_texts() -> list[ExampleRef]:
+    """Two orders of each caption, texts for dropped captions that all share, and one example with its caption alone."""
+    dropped = (("", content_key("text", "empty"), 2), ("quality", content_key("text", "quality"), 3))
+    others = [replace(ref, alternatives=tuple((f"{order} {ref.caption}", content_key("text", f"{order} {ref.caption}"), 5)
+                                             for order in "ab"),
+                      dropped=dropped) for ref in refs()[1:]]
+    return [refs()[0], *others]
+
+
+def test_other_texts_come_back_and_are_kept_once() -> None:
+    table = RefTable(with_texts())
+    assert list(table) == with_texts()
+    assert list(table[1:3]) == with_texts()[1:3]
+    assert table.keys("texts") == {key for ref in with_texts() for key in ref.text_keys}
+    assert len(table.texts.values) == 3 + 2 * 3 + 2
+    again = RefTable.from_columns(json.loads(json.dumps(table.to_columns())))
+    assert list(again) == with_texts()
+    again.append(with_texts()[3])
+    assert list(again) == [*with_texts(), with_texts()[3]]
+
+
+def test_a_set_of_an_older_version_opens(tmp_path: Path) -> None:
+    """The columns that there were before an example could have several texts."""
+    cache = fill(tmp_path, refs())
+    columns = RefTable(refs()).to_columns()
+    assert columns.keys() - {"others", "other_of", "references", "references_of"} == {
+        "names", "latents", "masks", "texts", "text_of", "shapes", "shape_of", "parts", "part_of"}
+    old = {name: column for name, column in columns.items() if not name.startswith(("other", "references"))}
+    contents = {"manifest_version": 1, "text_padding": PADDING, "report": "old", **old}
+    rest = json.dumps(contents, separators=(",", ":"))[1:].encode()
+    file = set_file(cache.folder, "old")
+    file.parent.mkdir()
+    file.write_bytes(b'{"crc32": "%08x", ' % zlib.crc32(rest) + rest)
+    opened = open_set(tmp_path, "old")
+    assert isinstance(opened.examples, StoredExamples)
+    assert list(opened.examples.refs) == refs()
+    assert opened.examples[0].alternatives == opened.examples[0].dropped == ()
+
+
+@pytest.mark.parametrize("number", [-1, 11])
+def test_a_number_of_a_text_that_is_not_there_is_told(number: int) -> None:
+    columns = json.loads(json.dumps(RefTable(with_texts()).to_columns()))
+    columns["others"][1][0][0] = number
+    with pytest.raises(ValueError, match="its columns are wrong .*points behind the texts"):
+        RefTable.from_columns(columns)
+
+
+def test_a_lost_text_among_others_is_told_and_pruning_leaves_them(tmp_path: Path) -> None:
+    cache = fill(tmp_path, with_texts())
+    for ref in with_texts():
+        for _, key, tokens in (*ref.alternatives, *ref.dropped):
+            cache.texts.put(key, {"cross_attn": torch.full((1, tokens, 2), float(tokens))})
+    save_set(cache, with_texts(), PADDING, "", "set")
+    assert not survey(tmp_path, recent_seconds=0).unused
+    example = open_set(tmp_path, "set").examples[1]
+    assert [text.load()["cross_attn"].shape[1] for text in (*example.alternatives, *example.dropped)] == [5, 5, 2, 3]
+    cache.texts.file(with_texts()[1].alternatives[1][1]).unlink()
+    with pytest.raises(ValueError, match=r"1 of 6 examples have lost files \(1 text\): folder/caf\u00e9 1;"):
+        open_set(tmp_path, "set")
+    with pytest.raises(ValueError, match="caf\u00e9 1: .* is gone; run Encode Training Set again"):
+        example.alternatives[1].load()
+
+
 def test_an_example_without_a_latent_is_told() -> None:
     columns = RefTable([replace(refs()[0], mask_key=None)]).to_columns()
     table = RefTable.from_columns(columns | {"latents": columns["masks"]})
@@ -89,7 +154,7 @@ def test_lost_files_are_counted_and_named(tmp_path: Path) -> None:
     for i in range(0, 16, 2):
         cache.latents.file(refs(20)[i].latent_key).unlink()
     cache.masks.file(refs(20)[19].mask_key or "").unlink()
-    with pytest.raises(ValueError, match=r"'set': 9 of 20 examples have lost files \(8 latents, 1 masks\): folder/caf\u00e9 0, .* and "
+    with pytest.raises(ValueError, match=r"'set': 9 of 20 examples have lost files \(8 latents, 1 mask\): folder/caf\u00e9 0, .* and "
                                          "4 more; run Encode Training Set again"):
         open_set(tmp_path, "set")
     shutil.rmtree(tmp_path / "texts")
@@ -126,7 +191,7 @@ def test_a_set_is_not_saved_while_its_files_are_gone(tmp_path: Path) -> None:
     cache = fill(tmp_path, refs())
     save_set(cache, refs(), PADDING, "old", "set")
     cache.masks.file(refs()[1].mask_key or "").unlink()
-    with pytest.raises(ValueError, match=r"'set' cannot be saved, because something removed .*: 1 of 6 examples .*\(1 masks\).*run again"):
+    with pytest.raises(ValueError, match=r"'set' cannot be saved, because .*: 1 of 6 examples have .*\(1 mask\).*run again"):
         save_set(cache, refs(), PADDING, "new", "set")
     assert read_report(tmp_path) == "old"
 

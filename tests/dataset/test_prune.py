@@ -66,7 +66,7 @@ def test_recent_files_stay_for_a_run_that_still_fills_the_cache(tmp_path: Path) 
     cache = fill(tmp_path, range(2))
     cache.latents.touch(ref(0).latent_key)
     assert [len(survey(tmp_path).unused), survey(tmp_path).recent] == [5, 1]
-    assert "too recent to remove: 1 files" in describe(survey(tmp_path))
+    assert "too recent to remove: 1 file" in describe(survey(tmp_path))
     assert len(survey(tmp_path, recent_seconds=0).unused) == 6
 
 

@@ -227,5 +227,5 @@ def test_a_lost_reference_is_told_and_one_in_use_is_not_pruned(tmp_path: Path) -
     save_set(cache, refs(), "{}", "", "edits")
     assert {key("reference", 0), key("reference", 1)} <= keys_of_sets(tmp_path, ["edits"])["latents"]
     cache.latents.file(key("reference", 1)).unlink()
-    with pytest.raises(ValueError, match=r"1 of 3 examples have lost files \(1 latents\): 2; run Encode"):
+    with pytest.raises(ValueError, match=r"1 of 3 examples have lost files \(1 latent\): 2; run Encode"):
         open_set(tmp_path, "edits")

@@ -148,7 +148,7 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     put(tmp_path, "sub/1.jpg", "masks/2.png")
     with pytest.raises(ValueError, match="holds no pictures; .* directly in it"):
         scan(tmp_path, recursive=False)
-    with pytest.raises(ValueError, match="all 1 pictures lack a mask"):
+    with pytest.raises(ValueError, match="1 picture, all without a mask and skipped"):
         scan(tmp_path, missing_mask="skip")
 
 
@@ -411,7 +411,7 @@ def test_combining_keeps_order_and_makes_names_unique(tmp_path: Path) -> None:
 def test_shares_are_told(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg")
     report = scan(tmp_path, mask_source="none", repeats=4, weight=0.5, regularisation=True).report
-    assert "no masks by choice: all 1 pictures are learned everywhere" in report
+    assert "no masks by choice; learned everywhere: 1 picture" in report
     for told in ("repeats of the whole folder: 4x", "loss weight: 0.5", "regularisation pictures"):
         assert told in report
 

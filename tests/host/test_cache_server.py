@@ -102,5 +102,5 @@ def test_pressing_run_again_repairs_what_was_pruned(comfy: Comfy, session: Sessi
     assert int(removed[1]) >= PICTURES
     graph.prompt[node.id]["inputs"]["action"] = "list"
     session.another_seed()
-    assert "6 of 6 examples have lost files (6 latents, 1 masks)" in comfy.error(graph, TRAIN)
+    assert "6 of 6 examples have lost files (6 latents, 1 mask)" in comfy.error(graph, TRAIN)
     session.works(encoded=PICTURES)

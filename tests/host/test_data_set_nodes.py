@@ -100,7 +100,7 @@ def test_data_sets_are_combined(comfy: Comfy, folder: Path) -> None:
     sets = [load(graph, folder.name, missing_mask="skip", weight=0.5), load(graph), load(graph, folder.name, mask_source="none")]
     node = graph.add(COMBINE, **{f"data_sets.data_set{number}": one[0] for number, one in enumerate(sets)})
     text = comfy.run(graph).text(node)
-    assert text.startswith("15 items of 3 data sets\n\ndata_set_nodes: 1 pictures, 1 with a mask; white = learn")
+    assert text.startswith("15 items of 3 data sets\n\ndata_set_nodes: 1 picture, 1 with a mask; white = learn")
     assert "loss weight: 0.5" in text
     assert "pibo: 12 pictures" in text
-    assert "no masks by choice: all 2 pictures are learned everywhere" in text
+    assert "no masks by choice; learned everywhere: 2 pictures" in text

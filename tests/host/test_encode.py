@@ -134,7 +134,7 @@ def test_mask_is_cut_as_the_vae_cuts_the_picture(encode: Any, height: int, width
     assert example.latent_CHW.shape[-2:] == (height // 8, width // 8)
     assert example.mask_THW.shape == (1, height // 8 * 8, width // 8 * 8)
     assert not latent_weight(example.mask_THW, example.latent_CHW.shape[-2:]).any()
-    assert "edges cut, which fill no latent cell: 1 pictures (odd)" in training_set.report
+    assert "edges cut, which fill no latent cell: 1 picture (odd)" in training_set.report
 
 
 def test_the_preview_shows_the_mask_that_is_kept(encode: Any) -> None:
@@ -553,7 +553,7 @@ def test_clips_are_cut_to_whole_latent_frames(encode: Any, wan_vae: Vae, frames:
     assert torch.equal(example.mask_THW, mask_THW[:kept])
     with torch.inference_mode():  # the VAE would drop the same frames, without a word
         assert torch.allclose(example.latent_CHW, wan_vae.encode(clip_THWC)[0].float(), atol=1e-5)
-    dropped = f"last frames dropped, which fill no latent frame: 1 clips (walk {frames} to {kept})"
+    dropped = f"last frames dropped, which fill no latent frame: 1 clip (walk {frames} to {kept})"
     assert (dropped in training_set.report) == (frames != kept)
     if latent_frames > 1:
         assert f"{latent_frames} frames of 5x4 cells" in training_set.report
@@ -588,8 +588,8 @@ def test_the_nodes(models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     encoded("a comet")
     assert OpenTrainingSet.fingerprint_inputs(name="stars") != before
     assert "unused: 0 files" in CleanCache.execute(action="prune", unused_hours=1.0).args[0]
-    assert "  texts: 1 files" in CleanCache.execute(action="list", unused_hours=0.0).args[0]
-    assert "removed: 1 files" in CleanCache.execute(action="prune", unused_hours=0.0).args[0]
+    assert "  texts: 1 file" in CleanCache.execute(action="list", unused_hours=0.0).args[0]
+    assert "removed: 1 file" in CleanCache.execute(action="prune", unused_hours=0.0).args[0]
     assert "unused: 0 files" in CleanCache.execute(action="list", unused_hours=0.0).args[0]
     assert CleanCache.fingerprint_inputs(action="list", unused_hours=0.0) != CleanCache.fingerprint_inputs(action="list", unused_hours=0.0)
     assert OpenTrainingSet.execute(name="stars").args[0].examples[0].caption == "a comet"

@@ -114,7 +114,7 @@ def test_the_black_placeholder_of_load_image_is_told_apart_from_a_mask() -> None
         ([CAT, CUP], None, ["x"], ["a", "b", "c"], "2 pictures came with 3 names"),
         ([CAT, CUP], None, ["x"], ["a", "a"], "'a' came more than once"),
         ([CAT, CUP], None, ["x"], ["a", " "], "'' came more than once or is empty"),
-        ([CAT, CUP], [MASKS[0].expand(3, 96, 120), MASKS[1]], ["x"], None, "entry 1 of the lists has 1 pictures and 3 masks.*merged"),
+        ([CAT, CUP], [MASKS[0].expand(3, 96, 120), MASKS[1]], ["x"], None, "entry 1 of the lists has 1 picture and 3 masks.*merged"),
         ([], None, ["x"], None, "there are no pictures"),
         ([CAT[..., :1]], None, ["x"], None, "shape is .*, 1.; give pictures"),
         ([CAT[0]], None, ["x"], None, "shape is"),
@@ -150,7 +150,7 @@ def test_a_fourth_channel_is_the_mask_opaque_is_learned() -> None:
     assert torch.equal(picture.image_THWC, CAT)
     assert data_set.items[1].mask is None
     assert data_set.report.splitlines()[2:] == [
-        "without a mask, learned everywhere: 1", f"white (learned): on average {MASKS[0].mean():.1%} of the pixels of 1 masks"]
+        "without a mask, learned everywhere: 1", f"white (learned): on average {MASKS[0].mean():.1%} of the pixels of 1 mask"]
 
 
 def test_a_fourth_channel_that_is_not_used_is_told_and_two_masks_are_refused() -> None:
@@ -239,7 +239,7 @@ def test_masks_by_name_leave_the_others_as_they_were(folder_set: DataSet) -> Non
         ([MASKS[0], MASKS[1], MASKS[1]], None, "space: the picture is 80x64 and its mask 120x96 pixels"),
         ([MASKS[0]], None, "space: the picture is 80x64 and its mask 120x96"),
         ([MASKS[0], MASKS[1], torch.zeros(1, 64, 64)], None, "space: .*Load Image"),
-        (MASKS[:2], ["cat"], "1 names came with 2 masks"),
+        (MASKS[:2], ["cat"], "1 name came with 2 masks"),
         (MASKS[:2], ["cat", "dog"], "no item is named dog; the data set has cat, cup, space"),
         (MASKS[:2], ["cat", "cat"], "more than one mask came for cat"),
     ],

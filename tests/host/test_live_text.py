@@ -16,16 +16,17 @@ import safetensors.torch
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import ClipTarget
-from pack.dataset.cache import CachedExample, TrainingSet
+from pack.dataset.cache import CachedExample, OtherText, TrainingSet
 from pack.host.checkpoints import Checkpoints
 from pack.host.demo_model import load_autoencoder, load_diffusion_model, load_text_encoders
-from pack.host.encode import encode_caption
+from pack.host.examples import Examples
 from pack.host.finish import FinishEarly
 from pack.host.folders import DEMO_MODEL
 from pack.host.live_text import LiveText, TextEncoderSpec, borrow_text_encoder
 from pack.host.lora_format import load_lora, save_lora
 from pack.host.previews import PreviewSpec
 from pack.host.progress import Progress
+from pack.host.prompts import encode_caption
 from pack.host.run import RunConfig, RunResult, run_training
 from pack.host.text_padding import PRESETS
 from pack.host.training import borrow_for_training
@@ -146,7 +147,7 @@ def test_the_file_gives_in_the_host_what_was_trained(tried: Case, tmp_path: Path
     with borrow_for_training(tried.patcher, LoraSpec(rank=2), seed=1, checkpointing=False) as (denoiser, _), \
             borrow_text_encoder(tried.spec, tried.patcher, denoiser, 1) as text, torch.no_grad():
         text.adapter.adopt({k.removeprefix("text_encoders."): v for k, v in lora.items() if k in text_keys})
-        trained = text.cond(tried.data.examples[1])
+        trained = text.cond(CAPTIONS[1], tried.data.examples[1].cond)
     with torch.inference_mode():
         padding = PRESETS["comfyui-mask" if "t5xxl" in tried.clip.tokenize("") else "comfyui"]
         sampled = encode_caption(loaded, CAPTIONS[1], padding)
@@ -173,10 +174,9 @@ def test_gradients_are_those_of_transformers(kind: str) -> None:
     own = {k.removeprefix("text_model."): v for k, v in state.items()}
     names = {k: own[k.removeprefix("text_model.")] for k in other.state_dict()}
     other.load_state_dict(names)
-    caption = replace(tried.data.examples[0], caption="a red star")
     tokens = torch.tensor([[t for t, _ in tried.clip.tokenize("a red star")["l"][0]]])
     with tried.live() as text:
-        cond = text.cond(caption)
+        cond = text.cond("a red star", tried.data.examples[0].cond)
         cond["pooled_output"].square().sum().backward()
         grads = {name: {part: p.grad.clone() for part, p in layer.learned().items()} for name, layer in text.adapter.layers.items()}
         pairs = {name: [p.detach().clone().requires_grad_() for p in (layer.lora_A, layer.lora_B)]
@@ -199,8 +199,6 @@ def test_gradients_are_those_of_transformers(kind: str) -> None:
 
 
 def test_every_part_of_the_text_encoders_gets_a_gradient_through_the_model(tried: Case) -> None:
-    from pack.host.examples import Examples
-
     with borrow_for_training(tried.patcher, LoraSpec(rank=2), seed=1, checkpointing=True) as (denoiser, _), \
             borrow_text_encoder(tried.spec, tried.patcher, denoiser, 1) as text:
         draw = torch.Generator().manual_seed(2)
@@ -221,12 +219,26 @@ def test_it_learns_in_the_encoders_that_it_is_told(tmp_path: Path) -> None:
     assert names == {"clip_g"}
 
 
+def test_other_texts_of_a_picture_are_read_anew_too(tried: Case) -> None:
+    cached = tried.data.examples[0]
+    other = OtherText(CAPTIONS[2], lambda: tried.data.examples[2].cond)
+    data = replace(tried.data, examples=(replace(cached, alternatives=(other,)),))
+    with tried.live() as text, torch.no_grad():
+        (later,) = Examples(tried.patcher, data, MaskRecipe(), text=text)[0].alternatives
+        given, expected = later().cond(), text.cond(CAPTIONS[2], other.load())
+        pooled = {"flux": "y", "sdxl": "y"}.get(type(tried.patcher.model).__name__.lower(), "c_crossattn")
+        plain = Examples(tried.patcher, tried.data, MaskRecipe())[2].cond[pooled].cond
+        reference = expected["cross_attn"] if pooled == "c_crossattn" else expected["pooled_output"]
+    assert torch.equal(given[pooled].cond.flatten()[:reference.numel()], reference.flatten())
+    assert not torch.equal(given[pooled].cond, plain)
+
+
 def test_without_its_adapter_the_text_is_what_the_cache_has(tried: Case) -> None:
     with tried.live() as text, torch.no_grad():
         for cached in tried.data.examples:
-            moved = text.cond(cached)
+            moved = text.cond(cached.caption, cached.cond)
             with text.disabled():
-                plain = text.cond(cached)
+                plain = text.cond(cached.caption, cached.cond)
             for name, value in cached.cond.items():
                 assert torch.equal(plain[name], value), name
             assert not torch.equal(moved["pooled_output"], plain["pooled_output"])
@@ -234,9 +246,9 @@ def test_without_its_adapter_the_text_is_what_the_cache_has(tried: Case) -> None
 
 def test_other_users_of_the_clip_in_between_do_not_switch_the_adapter_off(tried: Case) -> None:
     with tried.live() as text, torch.no_grad():
-        first = text.cond(tried.data.examples[0])
+        first = text.cond(CAPTIONS[0], tried.data.examples[0].cond)
         between = tried.clip.encode_from_tokens(tried.clip.tokenize(CAPTIONS[0]), return_dict=True)
-        again = text.cond(tried.data.examples[0])
+        again = text.cond(CAPTIONS[0], tried.data.examples[0].cond)
     assert torch.equal(first["pooled_output"], again["pooled_output"])
     assert torch.equal(between["pooled_output"], tried.data.examples[0].cond["pooled_output"]), "a preview's neighbour sees the LoRA"
 

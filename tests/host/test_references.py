@@ -183,7 +183,7 @@ def test_a_saved_set_opens_with_its_references(encode: Any, tmp_path: Path) -> N
     assert [sorted(example.cond) for example in again.examples] == [
         ["cross_attn", "pooled_output", "reference_latents.0"], ["cross_attn", "pooled_output"]]
     assert again.reference_shapes() == [((16, 13, 19),), ()]  # Kontext's 1248 x 832 / 8, 8 pixels to a cell
-    assert "references of 19x13 cells: 1 examples" in one.report
+    assert "references of 19x13 cells: 1 example" in one.report
 
 
 def test_lists_of_a_graph_have_references() -> None:
@@ -268,7 +268,7 @@ def test_pictures_share_a_batch_only_with_references_of_the_same_sizes() -> None
 
 def test_a_model_that_takes_no_references_is_refused() -> None:
     patcher, data_set = edited("sd3", [[(8, 8)]])
-    with pytest.raises(ValueError, match="picture 0 has reference pictures and SD3 takes none; load the edit model they are for"):
+    with pytest.raises(ValueError, match="picture 0 has reference pictures and SD3 takes none; load the edit model that they are for"):
         Examples(patcher, data_set, MaskRecipe())[0]
 
 
@@ -407,7 +407,7 @@ def test_an_edit_training_in_the_real_server(comfy: Comfy) -> None:
     run = comfy.run(graph)
     assert "reference pictures: 1 with 1, from before/" in run.text(loaded)
     assert "each with a reference picture" in run.text(listed)
-    assert "1 reference pictures: 1 encoded, 0 from the cache" in run.text(encoded)
+    assert "1 reference picture: 1 encoded, 0 from the cache" in run.text(encoded)
     assert "references of 156x104 cells" in run.text(encoded)
     assert "reference pictures: 1 of 1 pictures with 1; their latents" in comfy.log()[start:]
     assert json.loads(run.text(trained))["steps"] == 2

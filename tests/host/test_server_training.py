@@ -182,11 +182,11 @@ def test_cache_is_listed_and_then_cleaned(comfy: Comfy, opened: tuple[Run, Graph
     assert in_use is not None
     assert int(in_use[1]) == sets
     assert int(in_use[2]) >= 12 * 3, "latents, masks and captions of the named set"
-    assert "unused: 1 files" in told
+    assert "unused: 1 file," in told
     assert set(cache.rglob("*.safetensors")) == before
 
     graph.prompt[node.id]["inputs"]["action"] = "prune"
-    assert "removed: 1 files" in comfy.run(graph).text(node)
+    assert "removed: 1 file" in comfy.run(graph).text(node)
     assert set(cache.rglob("*.safetensors")) == before - {unused}
     again = comfy.run(graph)
     assert node.id not in again.cached, "the disk changes, so the node looks again"

@@ -37,7 +37,7 @@ def said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> dict[str, str]:
     head, *lines = text.splitlines()
     assert head == "Masked LoRA: 'test' will be trained on SD3"
     found = dict(line.strip().split(": ", 1) for line in lines)
-    assert list(found) == ["pictures", "masks", "loss", "noise", "text padding", "batches", "trained", "steps", "memory"]
+    assert list(found) == ["pictures", "masks", "loss", "noise", "captions", "text padding", "batches", "trained", "steps", "memory"]
     return found
 
 

@@ -143,7 +143,7 @@ def test_a_video_file_becomes_one_item_with_all_its_frames(video_file: Path) -> 
     data_set = from_videos([InputImpl.VideoFromFile(str(video_file))])
     (item,) = data_set.items
     assert (item.name, item.frames, item.size, item.mask) == ("clip 1", 12, (96, 64), None)
-    assert data_set.report.splitlines()[0] == "1 clips; 96x64, 12 frames: 1"
+    assert data_set.report.splitlines()[0] == "1 clip; 96x64, 12 frames: 1"
     seen = load_item(item).image_THWC.numpy()
     assert np.abs(seen - panned("astronaut", 12) / 255).mean() < 0.01
     assert np.abs(seen - np.roll(panned("astronaut", 12), 1, axis=0) / 255).mean() > 0.03  # the frames' order would show
@@ -319,7 +319,7 @@ def test_cores_load_video_and_masks_of_its_frames_become_a_data_set(comfy: Comfy
     pictures = graph.add("SaveImage", images=lists[0], filename_prefix="clip")
     shown = graph.add("SaveImage", images=graph.add("MaskToImage", mask=lists[1])[0], filename_prefix="clip_masks")
     run = comfy.run(graph)
-    assert run.text(data_set).startswith("1 clips; 96x64, 4 frames: 1\nwhite (learned): on average ")
+    assert run.text(data_set).startswith("1 clip; 96x64, 4 frames: 1\nwhite (learned): on average ")
     seen = [np.asarray(picture).astype(int) for picture in run.images(pictures)]
     assert len(seen) == 4
     for t, picture, mask in zip([2, 4, 6, 8], seen, run.images(shown), strict=True):
