@@ -17,7 +17,7 @@ from .mask import GrowForLatentGrid, PreviewMask
 from .optimizer import Optimizer
 from .options import LossOptions, Noise, Prior
 from .recipe import EditMask, MaskPreset, MaskRecipe, MaskStep, StepMask
-from .text import TextEncode, TextPadding
+from .text import SetTextPadding, TextEncode, TextPadding
 from .train import MeasureDrift, Train
 from .watching import Logs, Previews, Validation
 
@@ -26,5 +26,5 @@ NODES: list[type[io.ComfyNode]] = [
     MaskRecipe, MaskStep, MaskPreset, EditMask, StepMask, CombineMasks, RegionMask, RandomBlobs, PreviewMask, GrowForLatentGrid,
     EncodeTrainingSet, OpenTrainingSet, CleanCache, Train, Adapter, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews,
     Validation, Logs, MeasureDrift,
-    SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, CompareGrid, DemoModel,
+    SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CompareGrid, DemoModel,
 ]
