@@ -24,7 +24,7 @@ class PlainFlux:
         """`mask` goes to PyTorch's attention as it is: bool (True = attended) or an additive float, (B, 1, 1, T)."""
         batch, channels, height, width = x_BCHW.shape
         rows, columns = height // 2, width // 2
-        patches = x_BCHW.reshape(batch, channels, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, channels * 4)
+        patches = x_BCHW.reshape(batch, channels, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, -1)
         picture, text = self.linear("img_in", patches), self.linear("txt_in", text_BTD)
         vec = self.mlp("time_in", sinusoids(sigma_B)) + self.mlp("guidance_in", sinusoids(guidance_B)) + self.mlp("vector_in", pooled_BD)
         turns = self.turns(text.shape[1], rows, columns)

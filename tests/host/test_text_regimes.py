@@ -21,8 +21,9 @@ from torch import Tensor
 from . import regimes
 
 TOLERANCE, GUIDANCE = 1e-5, 3.5
-WORDS = [f"{colour} {shape}" for colour in "red green blue grey pink gold black white".split()
-         for shape in "star moon tree boat bird house stone chair lamp river".split()]
+COLOURS = ("red", "green", "blue", "grey", "pink", "gold", "black", "white")
+SHAPES = ("star", "moon", "tree", "boat", "bird", "house", "stone", "chair", "lamp", "river")
+WORDS = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 PROMPTS = {
     "blank": "",
     "a caption": "a red star on the left, plain grey background",
@@ -106,7 +107,8 @@ def test_preset_is_what_its_tool_does(tool: str, prompt: str) -> None:
 def test_presets_at_the_hosts_own_length_do_the_same_there(preset: str) -> None:
     text = PROMPTS["a caption"]
     ids, mask = regimes.tokens(text, 256)
-    seen = regimes.Seen(regimes.t5(ids) * mask[..., None]) if preset == "comfyui-zero" else regimes.Seen(regimes.t5(ids), mask, additive=True)
+    zeroed, masked = regimes.Seen(regimes.t5(ids) * mask[..., None]), regimes.Seen(regimes.t5(ids), mask, additive=True)
+    seen = zeroed if preset == "comfyui-zero" else masked
     ((cond, extra),) = encode_text(encoders("flux"), text, PRESETS[preset])
     assert error(cond, seen.text[:, :cond.shape[1]]) <= TOLERANCE
     theirs = regimes.prediction(seen, regimes.pooled(text), *noisy_latent(), GUIDANCE)
