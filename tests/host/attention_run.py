@@ -16,7 +16,7 @@ import comfy.text_encoders.t5 as t5  # noqa: E402
 import torch  # noqa: E402
 
 from . import regimes  # noqa: E402
-from .test_text import masked_dropped_and_additive  # noqa: E402
+from .test_text import errors_of_masks  # noqa: E402
 from .test_text_regimes import PROMPTS, compare  # noqa: E402
 
 
@@ -35,6 +35,6 @@ def main() -> None:
     override = {"optimized_attention_override": lambda function, *args, **options: noting(function, "Flux")(*args, **options)}
     errors = {tool: max(compare(tool, PROMPTS["a caption"], **override)) for tool in regimes.REGIMES}
     with torch.no_grad():
-        errors["mask, dropped tokens, additive mask"] = masked_dropped_and_additive()
+        by_mask = errors_of_masks()
     json.dump({"attention": attention.optimized_attention.__name__, "in T5": choose("cpu", small_input=True).__name__, "errors": errors,
-               "masks": {reader: sorted(set(found)) for reader, found in masks.items()}}, sys.stdout)
+               "by mask": by_mask, "masks": {reader: sorted(set(found)) for reader, found in masks.items()}}, sys.stdout)

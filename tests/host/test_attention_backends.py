@@ -41,7 +41,7 @@ def run(root: Path, option: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("option", list(BACKENDS))
 def test_presets_do_what_their_tools_do_and_hand_over_no_bool_mask(root: Path, option: str) -> None:
-    """A bool mask is added as 1 and 0 by split and sub-quadratic attention, which hides nothing."""
+    """ComfyUI's models make 1 and 0 of a bool mask, and every attention adds these, which hides nothing."""
     name, package = BACKENDS[option]
     if package and importlib.util.find_spec(package) is None:
         pytest.skip(f"ComfyUI does not start with {option} without {package}")
@@ -49,4 +49,6 @@ def test_presets_do_what_their_tools_do_and_hand_over_no_bool_mask(root: Path, o
     assert told["attention"] == name
     assert told["in T5"] == ("attention_pytorch" if "pytorch" in option else "attention_basic")
     assert max(told["errors"].values()) <= 1e-5, told["errors"]
+    assert told["by mask"]["additive"] <= 1e-5
+    assert told["by mask"]["bool"] > 1e-3
     assert told["masks"] == {"T5": ["float32"], "Flux": ["none"]}
