@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import comfy.options
 
@@ -14,6 +16,7 @@ comfy.options.enable_args_parsing()
 import comfy.ldm.modules.attention as attention  # noqa: E402
 import comfy.text_encoders.t5 as t5  # noqa: E402
 import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 from . import regimes  # noqa: E402
 from .test_text import errors_of_masks  # noqa: E402
@@ -24,8 +27,8 @@ def main() -> None:
     masks: dict[str, list[str]] = {"T5": [], "Flux": []}
     choose = t5.optimized_attention_for_device
 
-    def noting(function, reader):  # type: ignore[no-untyped-def]
-        def attend(q, k, v, heads, mask=None, **options):  # type: ignore[no-untyped-def]
+    def noting(function: Callable[..., Tensor], reader: str) -> Callable[..., Tensor]:
+        def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **options: Any) -> Tensor:
             masks[reader].append("none" if mask is None else str(mask.dtype).removeprefix("torch."))
             return function(q, k, v, heads, mask=mask, **options)
         return attend
