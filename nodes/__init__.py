@@ -19,7 +19,7 @@ from .mask import GrowForLatentGrid, PreviewMask
 from .optimizer import Optimizer
 from .options import LossOptions, Noise, Prior
 from .recipe import EditMask, MaskPreset, MaskRecipe, MaskStep, StepMask
-from .text import TextEncode, TextPadding
+from .text import SetTextPadding, TextEncode, TextPadding
 from .train import MeasureDrift, Train
 from .watching import Logs, Previews, Validation
 
@@ -29,6 +29,6 @@ NODES: list[type[io.ComfyNode]] = [
     CaptionOptions, EncodeTrainingSet, OpenTrainingSet, CleanCache,
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     MeasureDrift,
-    SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, CheckPadding,
+    SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
     CompareGrid, DemoModel,
 ]

@@ -1,17 +1,32 @@
 """Text padding: one specification for training and sampling."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..host.text_padding import PRESET_HELP, PRESETS
+from ..host.text_padding import MAX_LENGTH, PRESET_HELP, PRESETS
+from ..host.text_padding import TextPadding as Padding
 from . import types
 
 if TYPE_CHECKING:
     from comfy.sd import CLIP
 
-    from ..host.text_padding import TextPadding as Padding
+CUSTOM = "custom"
+
+
+def custom_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input("max_length", default=512, min=0, max=MAX_LENGTH,
+                     tooltip="Tokens that T5 reads: shorter prompts are padded to it, longer ones cut. 0 = ComfyUI's own length."),
+        io.Combo.Input("pad_embedding", options=["encoded", "zero"], default="encoded",
+                       tooltip="What stands in the padding's place: what T5 makes of it, or zeros."),
+        io.Combo.Input("attend", options=["all", "real"], default="all",
+                       tooltip="Which tokens the diffusion model sees: all, or the real ones and keep_pads of the padding."),
+        io.Int.Input("keep_pads", default=0, min=0, max=MAX_LENGTH,
+                     tooltip="Padding tokens that stay visible when only the real tokens are attended; Chroma was trained with 1."),
+        io.Boolean.Input("encoder_masked", default=False, tooltip="Hide the padding from T5 itself."),
+    ]
 
 
 class TextPadding(io.ComfyNode):
@@ -24,13 +39,18 @@ class TextPadding(io.ComfyNode):
             description="How the padding of a T5 prompt is treated (Flux, Chroma). Train and sample with the same choice: trainers differ, "
                         "and a LoRA sampled under another one loses detail.",
             search_aliases=["t5 attention mask", "t5 padding", "zero padding", "max sequence length", "apply_t5_attn_mask"],
-            inputs=[io.Combo.Input("preset", options=list(PRESETS), default="comfyui", tooltip=PRESET_HELP)],
+            inputs=[io.DynamicCombo.Input("preset", tooltip=f"{PRESET_HELP} custom: choose each part.", options=[
+                *(io.DynamicCombo.Option(name, []) for name in PRESETS), io.DynamicCombo.Option(CUSTOM, custom_inputs())])],
             outputs=[types.TextPadding.Output(display_name="padding", tooltip="Connect to Encode Training Set and Text Encode.")],
         )
 
     @classmethod
-    def execute(cls, preset: str) -> io.NodeOutput:
-        return io.NodeOutput(PRESETS[preset])
+    def execute(cls, preset: dict[str, Any]) -> io.NodeOutput:
+        values = dict(preset)
+        name = values.pop("preset")
+        if name != CUSTOM:
+            return io.NodeOutput(PRESETS[name])
+        return io.NodeOutput(Padding(max_length=values.pop("max_length") or None, **values))
 
 
 class TextEncode(io.ComfyNode):
@@ -58,3 +78,31 @@ class TextEncode(io.ComfyNode):
         from ..host.text import encode_text
 
         return io.NodeOutput(encode_text(clip, text, padding))
+
+
+class SetTextPadding(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MaskedLoRA_SetTextPadding",
+            display_name="Set Text Padding",
+            category="masked lora/text",
+            description="Sets the text padding of a prompt that another node encoded, where that is still possible: padding can be zeroed "
+                        "or masked, but T5 cannot read another length, or read without its padding, after the fact. An error says why.",
+            search_aliases=["t5 attention mask", "zero padding", "conditioning padding", "matched inference"],
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="A prompt of Flux or Chroma, straight from the node that encoded it."),
+                types.TextPadding.Input("padding", tooltip="What shall happen to the padding of the prompt."),
+                io.Clip.Input("clip", optional=True, tooltip="The CLIP that encoded the prompt, to count its tokens. Not needed after Text "
+                              "Encode (padding mode)."),
+                io.String.Input("text", multiline=True, dynamic_prompts=True, optional=True,
+                                tooltip="The text that T5 encoded; read only with a CLIP."),
+            ],
+            outputs=[io.Conditioning.Output(display_name="conditioning")],
+        )
+
+    @classmethod
+    def execute(cls, conditioning: list[list[Any]], padding: Padding, clip: CLIP | None = None, text: str = "") -> io.NodeOutput:
+        from ..host.set_padding import set_padding
+
+        return io.NodeOutput(set_padding(conditioning, padding, clip, text))

@@ -19,7 +19,7 @@ from pack.dataset.item import DataSet, Item
 from pack.dataset.manifest import open_set
 from pack.dataset.store import TensorStore
 from pack.dataset.texts import CaptionSpec
-from pack.host import encode as module
+from pack.host import prompts
 from pack.host.checkpoints import Checkpoints
 from pack.host.demo_model import load_autoencoder, load_diffusion_model, load_text_encoders
 from pack.host.encode import encode_data_set
@@ -61,7 +61,7 @@ def encoded_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(text)
         return encode_text(clip, text, padding)
 
-    monkeypatch.setattr(module, "encode_text", watched)
+    monkeypatch.setattr(prompts, "encode_text", watched)
     return seen
 
 

@@ -24,6 +24,7 @@ from pack.dataset.item import DataSet, ImageFiles, ImagePixels, Item, MaskFiles,
 from pack.dataset.manifest import LAST, list_sets, open_set
 from pack.dataset.prune import survey
 from pack.host import encode as module
+from pack.host import prompts
 from pack.host.demo_model import load_autoencoder, load_text_encoders
 from pack.host.encode import encode_data_set
 from pack.host.fingerprints import clip_fingerprint, embeddings_of, vae_fingerprint
@@ -79,7 +80,7 @@ def work(monkeypatch: pytest.MonkeyPatch, models: tuple[comfy.sd.CLIP, Vae]) -> 
 
     monkeypatch.setattr(models[1], "encode", counted(0, models[1].encode))
     monkeypatch.setattr(module, "load_item", counted(1, module.load_item))
-    monkeypatch.setattr(module, "encode_text", counted(2, module.encode_text))
+    monkeypatch.setattr(prompts, "encode_text", counted(2, prompts.encode_text))
     yield look
     comfy.model_management.interrupt_current_processing(False)
 
@@ -393,11 +394,11 @@ def test_nan_is_an_error_in_words(encode: Any, models: Any, monkeypatch: pytest.
     with pytest.raises(ValueError, match="photo 0: the VAE produced NaN; start ComfyUI with --fp32-vae"):
         encode(photographs(tmp_path))
     assert not list((tmp_path / "cache" / "latents").rglob("*.safetensors"))
-    real = module.encode_text
-    monkeypatch.setattr(module, "encode_text", lambda *args: [[cond * float("nan"), extra] for cond, extra in real(*args)])
+    real = prompts.encode_text
+    monkeypatch.setattr(prompts, "encode_text", lambda *args: [[cond * float("nan"), extra] for cond, extra in real(*args)])
     with pytest.raises(ValueError, match="caption 'a comet': the text encoder produced NaN"):
         encode([replace(photographs(tmp_path)[0], caption="a comet")])
-    monkeypatch.setattr(module, "encode_text", lambda *args: real(*args) * 2)
+    monkeypatch.setattr(prompts, "encode_text", lambda *args: real(*args) * 2)
     with pytest.raises(ValueError, match="caption 'a planet': the CLIP is scheduled by hooks and gives 2 conditionings"):
         encode([replace(photographs(tmp_path)[0], caption="a planet")])
 

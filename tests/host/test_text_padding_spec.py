@@ -92,7 +92,8 @@ def test_specifications_are_frozen() -> None:
 def test_chroma_sees_one_pad_under_its_own_text_encoder() -> None:
     """ComfyUI's CLIP of type chroma does not pad (pixart_t5.py), so the pad that the preset keeps must be asked for."""
     from comfy.text_encoders.pixart_t5 import PixArtTokenizer
-    from pack.host.text import real_token_count, tokenizer_options
+    from pack.host.text import tokenizer_options
+    from pack.host.text_tokens import row_end
 
     (row,) = PixArtTokenizer().tokenize_with_weights("a red star", **tokenizer_options(PRESETS["chroma"]))["t5xxl"]
-    assert len(row) >= real_token_count(row) + PRESETS["chroma"].keep_pads
+    assert len(row) >= row_end(row) + PRESETS["chroma"].keep_pads
