@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from .adapter import Adapter
 from .arrange import Arrange
+from .bleed import BleedScore, DriftMap
 from .cache import CleanCache, EncodeTrainingSet, OpenTrainingSet
 from .checkpoints import Checkpoints
 from .combine import CombineMasks, RandomBlobs, RegionMask
@@ -19,6 +20,7 @@ from .options import LossOptions, Noise, Prior
 from .recipe import EditMask, MaskPreset, MaskRecipe, MaskStep, StepMask
 from .text import TextEncode, TextPadding
 from .train import MeasureDrift, Train
+from .verify import CompareLora, LoraGrid
 from .watching import Logs, Previews, Validation
 
 NODES: list[type[io.ComfyNode]] = [
@@ -27,4 +29,5 @@ NODES: list[type[io.ComfyNode]] = [
     EncodeTrainingSet, OpenTrainingSet, CleanCache, Train, Adapter, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews,
     Validation, Logs, MeasureDrift,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, CompareGrid, DemoModel,
+    CompareLora, DriftMap, BleedScore, LoraGrid,
 ]

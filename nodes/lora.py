@@ -89,7 +89,8 @@ class LoadLora(io.ComfyNode):
                                tooltip="A file in a LoRA folder or in output/loras."),
                 io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip=STRENGTH_TOOLTIP),
             ],
-            outputs=[io.Model.Output(display_name="model"), types.TextPadding.Output(display_name="padding", tooltip=PADDING_TOOLTIP)],
+            outputs=[io.Model.Output(display_name="model"), types.TextPadding.Output(display_name="padding", tooltip=PADDING_TOOLTIP),
+                     types.LoraModel.Output(display_name="lora", tooltip="The LoRA itself, for nodes that measure one.")],
         )
 
     @classmethod
@@ -100,7 +101,9 @@ class LoadLora(io.ComfyNode):
 
         from ..host.lora_format import load_lora
 
-        return apply_lora(model, load_lora(Path(folder_paths.get_full_path_or_raise("loras", lora_name))), strength)
+        lora = load_lora(Path(folder_paths.get_full_path_or_raise("loras", lora_name)))
+        applied = apply_lora(model, lora, strength)
+        return io.NodeOutput(*applied.args, lora, ui=applied.ui)
 
 
 def apply_lora(model: ModelPatcher, lora: dict[str, Any], strength: float) -> io.NodeOutput:
