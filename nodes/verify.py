@@ -26,7 +26,7 @@ def sampling_inputs() -> list[io.Input]:
     import comfy.samplers
 
     return [
-        io.String.Input("negative", multiline=True, advanced=True, tooltip="What cfg above 1 moves away from."),
+        io.String.Input("negative", multiline=True, default="", advanced=True, tooltip="What cfg above 1 moves away from."),
         io.Int.Input("seed", default=1, min=0, max=2**53 - 1, control_after_generate=io.ControlAfterGenerate.fixed,
                      tooltip="Of the noise, as in KSampler."),
         io.Int.Input("width", default=1024, min=16, max=16384, step=16, tooltip="Pixels."),
@@ -125,8 +125,8 @@ class LoraGrid(io.ComfyNode):
                                       "LoRA. The grid then waits for the training."),
                 io.Clip.Input("clip", tooltip="The text encoder. It is not changed."),
                 io.Vae.Input("vae", tooltip="Turns samples into pictures."),
-                io.String.Input("loras", multiline=True, tooltip="One a line: a LoRA as ComfyUI lists it, or the name of a run of Train "
-                                "Masked LoRA that had Checkpoints and Resume, for its checkpoints."),
+                io.String.Input("loras", multiline=True, default="", tooltip="One a line: a LoRA as ComfyUI lists it, or the name of a run "
+                                "of Train Masked LoRA that had Checkpoints and Resume, for its checkpoints."),
                 io.Int.Input("checkpoints", default=4, min=1, max=20, tooltip="At most so many of a run, evenly spread, the last always."),
                 io.String.Input("strengths", default="0.5, 0.75, 1", tooltip="Numbers with commas between them; 0 is the base model."),
                 io.String.Input("prompt", multiline=True, tooltip="What is sampled, the same for all."),
