@@ -257,6 +257,7 @@ A short training of the demo model, then four looks at its LoRA. All but the tra
 in place of *Demo Model (Pico Flux)*, and *Load LoRA (matched)*, which has a *lora* output, in place of *Train Masked LoRA*.
 
 - **Compare LoRA**: the same seeds by base model and LoRA, with the trigger word and without. Without it little should move.
+  Here much does: hearts turn into pibos, which a training without *Prior Preservation* on hearts does not prevent.
 - **Drift Map**: where the model's predictions change, over each training picture; the line is the mask's border, **white = learn**.
 - **Bleed Score**: how much of the change in pictures lies outside of a mask, here a square around the subject. 0 is best.
 - **LoRA Grid**: the run's checkpoints at several strengths. *loras* names the run; the connected LoRA is the last row.
