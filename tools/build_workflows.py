@@ -287,10 +287,10 @@ def verify(schemas: dict[str, Any]) -> Graph:
     _, _, _, base, changed, _, _ = g.add("MaskedLoRA_CompareLora", (1080, 75), (580, 1775), **sampled, with_trigger=PROMPTS["pibo"],
                                          without_trigger=HEART)
     g.add("MaskedLoRA_DriftMap", (1720, 75), (580, 1215), model=model, lora=lora, training_set=training_set, vae=vae, recipe=recipe, most=6)
-    black, = g.add("SolidMask", (1720, 1350), (180, 110), "black", value=0.0, width=128, height=128)
-    white, = g.add("SolidMask", (1720, 1520), (180, 110), "white square", value=1.0, width=72, height=72)
-    middle, = g.add("MaskComposite", (1920, 1350), (180, 130), destination=black, source=white, x=28, y=28, operation="add")
-    g.add("MaskedLoRA_BleedScore", (1920, 1540), (380, 310), base=base, changed=changed, mask=middle)
+    black, = g.add("SolidMask", (1720, 1350), (270, 110), "black", value=0.0, width=128, height=128)
+    white, = g.add("SolidMask", (1720, 1520), (270, 110), "white square", value=1.0, width=72, height=72)
+    middle, = g.add("MaskComposite", (1720, 1690), (270, 130), destination=black, source=white, x=28, y=28, operation="add")
+    g.add("MaskedLoRA_BleedScore", (2020, 1350), (280, 470), base=base, changed=changed, mask=middle)
     g.add("MaskedLoRA_LoraGrid", (2360, 75), (580, 1775), **sampled, loras="verify", strengths="0.5, 0.75, 1", prompt=PROMPTS["pibo"])
     return g
 
