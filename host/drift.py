@@ -1,9 +1,8 @@
 """How much a LoRA changes what the model predicts, where the mask learns and where it does not."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import comfy.model_management
 import comfy.sd
@@ -12,6 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..dataset.cache import TrainingSet
+from ..masks.change import Change, weighted_sums
 from ..masks.recipe import MaskRecipe
 from ..trainer.example import Example
 from ..trainer.seeds import generator
@@ -19,14 +19,6 @@ from .denoiser import ComfyDenoiser, raw_denoiser
 from .examples import Examples
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 0.95)  # from fine detail to layout
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """Root mean square of adapted minus base prediction, per latent value, weighted by the mask and by its complement."""
-
-    inside: float
-    outside: float
 
 
 @contextmanager
@@ -40,26 +32,34 @@ def borrow_for_prediction(patcher: ModelPatcher) -> Iterator[ComfyDenoiser]:
         comfy.model_management.unload_model_and_clones(borrowed)
 
 
-def measure_drift(patcher: ModelPatcher, lora: Mapping[str, Tensor], training_set: TrainingSet, recipe: MaskRecipe, seed: int) -> Drift:
+def measure_drift(patcher: ModelPatcher, lora: Mapping[str, Tensor], training_set: TrainingSet, recipe: MaskRecipe, seed: int) -> Change:
     """Compare predictions on noise that training never drew, with the LoRA as the host itself loads it."""
     examples = Examples(patcher, training_set, recipe)
+    squares = squared_drift(patcher, lora, examples, seed, range(len(examples)))
+    return Change.of([weighted_sums(square, examples[i].weight_1HW[0]) for i, square in enumerate(squares)])
+
+
+def squared_drift(patcher: ModelPatcher, lora: Mapping[str, Tensor], examples: Sequence[Example], seed: int, which: Sequence[int],
+                  predicted: Callable[[int], None] = lambda count: None) -> list[Tensor]:
+    """For each of the examples `which` the squared change of every latent cell, ([T,] H, W), float64 on the CPU: the mean over
+    noise levels and channels of (adapted - base)^2. `predicted` is told how many of the 2 * len(which) looks are done.
+    """
     adapted, _ = comfy.sd.load_lora_for_models(patcher, None, dict(lora), 1.0, 0.0)
+    count = len(which)
     with torch.no_grad():
-        difference = [a - b for a, b in zip(predictions(adapted, examples, seed), predictions(patcher, examples, seed), strict=True)]
-    squares = torch.zeros(2, 2, dtype=torch.float64)  # (inside, outside) x (sum of squares, weight)
-    for d_BCHW, example in zip(difference, examples, strict=True):
-        inside = example.weight_1HW.double()
-        for row, weight in enumerate((inside, 1 - inside)):
-            squares[row] += torch.stack([(d_BCHW.double().square().mean(1) * weight).sum(), weight.sum() * len(d_BCHW)])
-    root = (squares[:, 0] / squares[:, 1].clamp(min=1e-12)).sqrt()
-    return Drift(root[0].item(), root[1].item())
+        after = predictions(adapted, examples, seed, which, predicted)
+        before = predictions(patcher, examples, seed, which, lambda done: predicted(count + done))
+    return [(a.double() - b.double()).square().mean((0, 1)) for a, b in zip(after, before, strict=True)]
 
 
-def predictions(patcher: ModelPatcher, examples: Sequence[Example], seed: int) -> list[Tensor]:
-    """For each example the predictions (levels, C, H, W) on the CPU."""
+def predictions(patcher: ModelPatcher, examples: Sequence[Example], seed: int, which: Sequence[int],
+                predicted: Callable[[int], None]) -> list[Tensor]:
+    """For each of the examples `which` the predictions (levels, C, [T,] H, W) on the CPU. The noise is the example's own."""
     out = []
     with borrow_for_prediction(patcher) as model:
-        for i, example in enumerate(examples):
+        for done, i in enumerate(which):
+            predicted(done)
+            example = examples[i]
             latent = example.latent_CHW[None].to(patcher.load_device)
             noise = torch.randn(latent.shape, generator=generator(seed, "held-out noise", i)).to(latent)
             levels = [model.sigma(torch.full((1,), level)).to(latent) for level in LEVELS]

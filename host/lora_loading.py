@@ -22,10 +22,11 @@ DIRECT = ("alpha", "dora_scale", "w_norm", "b_norm", "diff", "diff_b", "set_weig
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Clones with the LoRA; `notes` are sentences on what was not loaded."""
+    """Clones with the LoRA; `notes` are sentences on what was not loaded. `text`: whether the text encoder reads otherwise now."""
 
     model: ModelPatcher
     clip: CLIP | None
+    text: bool
     notes: tuple[str, ...] = ()
 
 
@@ -39,16 +40,15 @@ def put_on(model: ModelPatcher, clip: CLIP | None, lora: Mapping[str, Tensor], s
     places |= encoder_places
     file = comfy.lora_convert.convert_lora(named_for_host(lora, places))
     patches = read_patches(file, places)
-    adapted, reached = model, set[Any]()
     if not patches:
         raise ValueError(f"the LoRA has {listed(list(file)) or 'no tensors'}, none of which belongs to {type(model.model).__name__}; "
                          "choose a LoRA of this model")
     adapted, encoder = model.clone(), clip.clone() if clip is not None else None
-    reached |= set(adapted.add_patches(patches, strength))
-    if encoder is not None:
-        reached |= set(encoder.add_patches(patches, clip_strength))
-    lost = lost_names(file, places, patches) + [name_of(target) for target in patches if target not in reached]
-    return Loaded(adapted if strength else model, encoder if clip_strength else clip, notes_on(lost, clip is not None))
+    reached = set(adapted.add_patches(patches, strength))
+    read = set(encoder.add_patches(patches, clip_strength)) if encoder is not None else set()
+    lost = lost_names(file, places, patches) + [name_of(target) for target in patches if target not in reached | read]
+    return Loaded(adapted if strength else model, encoder if clip_strength else clip, bool(read and clip_strength),
+                  notes_on(lost, clip is not None))
 
 
 def read_patches(file: Mapping[str, Tensor], places: Mapping[str, Any]) -> dict[Any, Any]:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import comfy.model_management
-import comfy.sample
-import comfy.samplers
 import comfy.sd
 import numpy as np
 import torch
@@ -21,10 +19,11 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..masks.canvas import Pixels, to_picture
-from ..masks.comparison import comparison_grid
+from ..masks.comparison import comparison_grid, evenly
 from ..trainer.example import StepReport
 from .observing import Mark, borrowed_patcher, own_folder, show, undisturbed
 from .references import first_with_references, with_references
+from .sampling import Sampling, decode_first, sample_latent
 from .text import Conditioning, encode_text
 from .text_padding import TextPadding
 from .training import thaw, training_memory
@@ -60,12 +59,14 @@ class PreviewSpec:
     def __post_init__(self) -> None:
         if not self.lines:
             raise ValueError("there is no prompt to preview; write one or more, one a line")
-        for name in ("every", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"preview {name} is {getattr(self, name)}; use 1 or more")
-        for name, known in (("sampler", comfy.samplers.SAMPLER_NAMES), ("scheduler", comfy.samplers.SCHEDULER_NAMES)):
-            if getattr(self, name) not in known:  # the host would take its first one instead
-                raise ValueError(f"preview {name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+        if self.every < 1:
+            raise ValueError(f"preview every is {self.every}; use 1 or more")
+        _ = self.sampling  # which refuses what means nothing
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(steps=self.steps, cfg=self.cfg, sampler=self.sampler, scheduler=self.scheduler, width=self.width,
+                        height=self.height)
 
     @property
     def lines(self) -> list[str]:
@@ -161,16 +162,10 @@ class PreviewObserver:
             run.progress.update(run.state.step, total, f"preview {number + 1} of {len(self.positive)}: {step + 1}/{steps}")
 
         with as_sampled(run, self.patcher):
-            empty = comfy.sample.fix_empty_latent_channels(
-                self.patcher, torch.zeros(1, 4, spec.height // 8, spec.width // 8), downscale_ratio_spacial=8)
-            noise = comfy.sample.prepare_noise(empty, spec.seed)
-            return comfy.sample.sample(self.patcher, noise, spec.steps, spec.cfg, spec.sampler, spec.scheduler, self.positive[number],
-                                       self.negative, empty, callback=watched, disable_pbar=True, seed=spec.seed)
+            return sample_latent(self.patcher, spec.sampling, spec.seed, self.positive[number], self.negative, watched)
 
     def decode(self, latent: Tensor) -> Image.Image:
-        """The picture; of a clip its first frame."""
-        pixels = self.spec.vae.decode(latent)
-        return to_picture(pixels.reshape(-1, *pixels.shape[-3:])[0])
+        return to_picture(decode_first(self.spec.vae, latent))
 
     def keep(self, run: ActiveRun, step: int, number: int, picture: Image.Image) -> Path:
         prompt, told = self.spec.lines[number], PngInfo()
@@ -188,8 +183,7 @@ class PreviewObserver:
         steps = sorted({int(file.name.split("_")[1]) for file in self.folder.glob("step_*_*.png")})
         if not steps:
             return None
-        if len(steps) > GRID_ROWS:
-            steps = [steps[round(i * (len(steps) - 1) / (GRID_ROWS - 1))] for i in range(GRID_ROWS)]
+        steps = [steps[i] for i in evenly(len(steps), GRID_ROWS)]
         prompts = self.spec.lines
         rows = [[self.folder / f"step_{step:06d}_{number}.png" for number in range(len(prompts))] for step in steps]
         return comparison_grid([torch.stack([pixels_of(file, (self.spec.height, self.spec.width)) for file in row]) for row in rows],

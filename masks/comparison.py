@@ -34,6 +34,13 @@ def comparison_grid(rows_BHWC: Sequence[Tensor], labels: Sequence[str] = (), col
     return _draw(pictures, cell, _padded(labels, len(pictures)), _padded(columns, count))
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` (1 or more) of the positions 0 to count - 1, evenly spread: the first and the last among them, of one the last."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)] if most > 1 else [count - 1]
+
+
 def _enlarge(pictures: list[list[Image.Image]]) -> tuple[int, int]:
     """Enlarges small pictures in place, all by one factor; returns the width and height of a cell."""
     width = max(picture.width for row in pictures for picture in row)

@@ -12,13 +12,14 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .canvas import INK, MUTED, Pixels, fit, font, to_picture, write
+from .canvas import BACKGROUND, INK, MUTED, Pixels, fit, font, to_picture, write
 
 SMALLEST_SPACING = 6  # pixels between grid lines; closer ones would hide the picture
 # Dark to bright without a turn, so that more light always means more learning; the bright end is almost white.
 RAMP_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 RAMP_COLOURS = ((22, 24, 58), (103, 32, 112), (200, 62, 86), (250, 142, 52), (255, 244, 190))
 BARS_BASE = (62, 67, 78)
+LEARNED = ("0 = black, not learned", "1 = white, learned")
 
 
 def colours(weight: npt.NDArray[np.floating]) -> Pixels:
@@ -34,6 +35,21 @@ def heat_map(image_HWC: Tensor, cells_hw: Tensor, side: int) -> tuple[Image.Imag
     grey = fit(to_picture(image_HWC), side).convert("L")
     cells = Image.fromarray(colours(cells_hw.cpu().numpy())).resize(grey.size, Image.Resampling.NEAREST)
     return with_grid(Image.blend(grey.convert("RGB"), cells, 0.5), (cells_hw.shape[0], cells_hw.shape[1]))
+
+
+def outlined(picture: Image.Image, inside_hw: npt.NDArray[np.bool_]) -> Image.Image:
+    """The picture with a light line, dark on both sides, along the cell borders between inside and outside."""
+    drawn = picture.copy()
+    draw = ImageDraw.Draw(drawn)
+    rows, columns = inside_hw.shape
+    wide, high = picture.width / columns, picture.height / rows
+    upright, level = np.argwhere(inside_hw[:, 1:] != inside_hw[:, :-1]), np.argwhere(inside_hw[1:] != inside_hw[:-1])
+    lines = [((x + 1) * wide, y * high, (x + 1) * wide, (y + 1) * high) for y, x in upright]
+    lines += [(x * wide, (y + 1) * high, (x + 1) * wide, (y + 1) * high) for y, x in level]
+    for colour, half in ((BACKGROUND, 2.5), (INK, 1)):
+        for left, top, right, bottom in lines:
+            draw.rectangle((left - half, top - half, right + half, bottom + half), fill=colour)
+    return drawn
 
 
 def with_grid(picture: Image.Image, cells: tuple[int, int], strength: float = 0.22) -> tuple[Image.Image, int]:
@@ -72,12 +88,12 @@ def histogram_bars(counts: Sequence[int], size: tuple[int, int], background: tup
     return picture
 
 
-def draw_legend(sheet: Image.Image, at: tuple[int, int], size: int, line: int, gap: int) -> None:
+def draw_legend(sheet: Image.Image, at: tuple[int, int], size: int, line: int, gap: int, ends: tuple[str, str] = LEARNED) -> None:
     """The scale of the colours on one line of height `line`, between what its ends mean."""
     draw = ImageDraw.Draw(sheet)
     ramp = Image.fromarray(colours(np.linspace(0, 1, 160)[None].repeat(18, axis=0)))
     left, middle = at[0], at[1] + line / 2
-    for part in ("0 = black, not learned", ramp, "1 = white, learned"):
+    for part in (ends[0], ramp, ends[1]):
         if isinstance(part, str):
             write(draw, (left, middle), part, size, MUTED, "lm")
             left += round(font(size).getlength(part)) + gap

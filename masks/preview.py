@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .canvas import BACKGROUND, INK, MUTED, PANEL, WARNING, Pixels, fit, legible, shorten, to_picture, wrap, write
-from .heat_map import draw_legend, heat_map, histogram_bars
+from .heat_map import LEARNED, draw_legend, heat_map, histogram_bars
 from .statistics import MaskStatistics
 
 TILE, GAP, TITLE_SIZE, TEXT_SIZE, LINE = 400, 12, 24, 19, 34
@@ -68,8 +68,11 @@ def check_sizes(title: str, image_HWC: Tensor, mask_HW: Tensor) -> None:
                          f"{mask_HW.shape[-1]}x{mask_HW.shape[-2]} (width x height); resize one of them")
 
 
-def contact_sheet(cards: Sequence[Pixels], titles: Sequence[str] = ("What will be learned",)) -> Pixels:
-    """The cards in one picture under lines of text and the scale of the colours; raises ValueError without cards."""
+def contact_sheet(cards: Sequence[Pixels], titles: Sequence[str] = ("What will be learned",),
+                  ends: tuple[str, str] = LEARNED) -> Pixels:
+    """The cards in one picture under lines of text and the scale of the colours, `ends` at its two sides; raises ValueError without
+    cards.
+    """
     if not cards:
         raise ValueError("no pictures to show; connect at least one picture and its mask")
     columns = 1 if len(cards) <= 2 else 2 if len(cards) <= 10 else 3
@@ -86,7 +89,7 @@ def contact_sheet(cards: Sequence[Pixels], titles: Sequence[str] = ("What will b
     for line, size, fill in lines:
         write(draw, (GAP, y), line, size, fill)
         y += _step(size)
-    draw_legend(sheet, (GAP, y), TEXT_SIZE, LINE, GAP)
+    draw_legend(sheet, (GAP, y), TEXT_SIZE, LINE, GAP, ends)
     for row, height in zip(rows, heights, strict=True):
         for index, drawn in enumerate(row):
             left = GAP + index * (cell + GAP)

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from .adapter import Adapter, TextEncoderLora
 from .arrange import Arrange
+from .bleed import BleedScore, DriftMap
 from .cache import CleanCache, EncodeTrainingSet, OpenTrainingSet
 from .captions import CaptionOptions
 from .check import CheckPadding
@@ -21,6 +22,7 @@ from .options import LossOptions, Noise, Prior
 from .recipe import EditMask, MaskPreset, MaskRecipe, MaskStep, StepMask
 from .text import SetTextPadding, TextEncode, TextPadding
 from .train import MeasureDrift, Train
+from .verify import CompareLora, LoraGrid
 from .watching import Logs, Previews, Validation
 
 NODES: list[type[io.ComfyNode]] = [
@@ -28,7 +30,6 @@ NODES: list[type[io.ComfyNode]] = [
     MaskRecipe, MaskStep, MaskPreset, EditMask, StepMask, CombineMasks, RegionMask, RandomBlobs, PreviewMask, GrowForLatentGrid,
     CaptionOptions, EncodeTrainingSet, OpenTrainingSet, CleanCache,
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
-    MeasureDrift,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
-    CompareGrid, DemoModel,
+    MeasureDrift, CompareLora, DriftMap, BleedScore, LoraGrid, CompareGrid, DemoModel,
 ]

@@ -102,7 +102,8 @@ class LoadLora(io.ComfyNode):
                                tooltip="Strength for the text encoder. 1 = as trained."),
             ],
             outputs=[io.Model.Output(display_name="model"), types.TextPadding.Output(display_name="padding", tooltip=PADDING_TOOLTIP),
-                     io.Clip.Output(display_name="clip", tooltip=CLIP_OUT_TOOLTIP)],
+                     io.Clip.Output(display_name="clip", tooltip=CLIP_OUT_TOOLTIP),
+                     types.LoraModel.Output(display_name="lora", tooltip="The LoRA itself, for nodes that measure one.")],
         )
 
     @classmethod
@@ -117,7 +118,8 @@ class LoadLora(io.ComfyNode):
 
         file = Path(folder_paths.get_full_path_or_raise("loras", lora_name))
         lora, scaled = scaled_as_trained(load_lora(file), file)
-        return apply_lora(model, clip, lora, lora_name, strength, strength_clip, scaled)
+        applied = apply_lora(model, clip, lora, lora_name, strength, strength_clip, scaled)
+        return io.NodeOutput(*applied.args, lora, ui=applied.ui)
 
 
 def apply_lora(model: ModelPatcher, clip: CLIP | None, lora: Mapping[str, Tensor], name: str, strength: float,

@@ -1,7 +1,7 @@
 """Write the pictures of workflows/*.json: `python tools/make_thumbnails.py http://127.0.0.1:8188 [NAME ...]`.
 
-The address is that of a running ComfyUI with the pack. Each workflow is run there as it is; its picture is what its preview of masks, or
-its grid of samples, then shows. Without names all workflows are run, those that train too. Needs Pillow and comfy-cli.
+The address is that of a running ComfyUI with the pack. Each workflow is run there as it is; its picture is what its preview of masks, its
+grid of samples or its map of drift then shows. Without names all workflows are run, those that train too. Needs Pillow and comfy-cli.
 """
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
-SHEET, GRID = "MaskedLoRA_PreviewMask", "SaveImage"
+SHEET, GRID, DRIFT = "MaskedLoRA_PreviewMask", "SaveImage", "MaskedLoRA_DriftMap"
 SHOWN = {"quickstart": GRID, "prior_preservation": GRID, "masks_from_folder": SHEET, "masks_from_alpha": SHEET,
-         "masks_from_graph": SHEET, "masks_for_video": SHEET}
+         "masks_from_graph": SHEET, "masks_for_video": SHEET, "verify_lora": DRIFT}
 FIRST_CARDS = (1708, 1446)  # of a sheet, pixels: two cards wide, two high
 WIDTH = 760  # pixels
 MOST_BYTES = 80_000
@@ -52,7 +52,7 @@ def picture(server: str, name: str) -> Image.Image:
     (node,) = [number for number, node in prompt.items() if node["class_type"] == SHOWN[name]]
     file = run(server, prompt)[node]["images"][0]
     found = Image.open(io.BytesIO(get(f"{server}/view?{urllib.parse.urlencode(file)}"))).convert("RGB")
-    return found.crop((0, 0, *FIRST_CARDS)) if SHOWN[name] == SHEET else found
+    return found.crop((0, 0, *FIRST_CARDS)) if SHOWN[name] in (SHEET, DRIFT) else found
 
 
 def jpeg(found: Image.Image) -> bytes:

@@ -75,7 +75,7 @@ def test_model_and_clip_get_the_numbers_of_comfyuis_loader(naming: str, clip: co
     before, words_before = pictures(patcher), encoded(clip)
     core_model, core_clip = comfy.sd.load_lora_for_models(patcher, clip, load_lora(folder / "both.safetensors"), 0.7, 0.4)
     result = LoadLora.execute(patcher, "both.safetensors", 0.7, clip, 0.4)
-    model, padding, adapted = result.args
+    model, padding, adapted = result.args[:3]
     assert torch.equal(pictures(model), pictures(core_model))
     assert all(torch.equal(a, b) for a, b in zip(encoded(adapted), encoded(core_clip), strict=True))
     assert not torch.allclose(pictures(model), before, atol=1e-3)
@@ -138,11 +138,11 @@ def test_loras_add_up_and_the_model_knows_each_with_its_padding(folder: Path) ->
 def test_strength_zero_leaves_its_half_as_it_is(clip: comfy.sd.CLIP, folder: Path) -> None:
     safetensors.torch.save_file(written("kohya") | clip_keys(clip), folder / "both.safetensors")
     patcher, _ = tiny_patcher("flux")
-    model, _, adapted = LoadLora.execute(patcher, "both.safetensors", 0.0, clip, 1.0).args
+    model, _, adapted = LoadLora.execute(patcher, "both.safetensors", 0.0, clip, 1.0).args[:3]
     assert model is patcher
     assert marks(model) == ()
     assert adapted is not clip
-    model, _, adapted = LoadLora.execute(patcher, "both.safetensors", 1.0, clip, 0.0).args
+    model, _, adapted = LoadLora.execute(patcher, "both.safetensors", 1.0, clip, 0.0).args[:3]
     assert model is not patcher
     assert adapted is clip
     assert LoadLora.execute(patcher, "both.safetensors", 1.0).args[2] is None

@@ -41,6 +41,7 @@ FEW_STEPS = """() => {
   for (const node of app.graph._nodes)
     for (const widget of node.widgets ?? [])
       if (widget.name === 'steps') widget.value = node.type === 'MaskedLoRA_Train' ? 3 : 2
+      else if (widget.name === 'every') widget.value = 1
 }"""
 
 
