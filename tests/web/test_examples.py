@@ -20,6 +20,7 @@ SAYS = {
     "masks_from_alpha": ["masks: 6 from alpha channels", "White = learn. 6 masks", "6 pictures: "],
     "masks_from_graph": ["no masks by choice", "now masks from the graph for 12 of 12 items", "White = learn. 12 masks"],
     "masks_for_video": ["2 clips (18 frames), 2 with a mask", "3 items of 2 data sets", "White = learn. 3 masks"],
+    "padding_study": ["3 steps in ", "Text padding: trained with "],
     "prior_preservation": ["3 steps in ", "Change outside the masks: ", "Text padding: trained with "],
 }
 PICTURES = ("MaskedLoRA_PreviewMask", "MaskedLoRA_GrowForLatentGrid", "PreviewImage", "SaveImage")
