@@ -75,8 +75,8 @@ def followed(found: Mapping[str, Tensor], prompts: Sequence[Prompt]) -> list[flo
     return shares
 
 
-def measures(sheet: Tensor, base: Tensor, plan: Plan, classifier: Classifier) -> Values:
-    """Of one sheet beside the base model's under the same regime and noise.
+def measures(sheet: Tensor, base: Tensor, plain: Tensor, plan: Plan, classifier: Classifier) -> Values:
+    """Of one sheet beside the base model's with the same noise: `base` under the same regime, `plain` as Flux was released.
 
     subject: share of pictures of the trigger and rich prompts that show the pibo. leak: the same of unrelated prompts. clutter: share
     of trigger and rich pictures with frame and confetti. followed: see above. drift: root mean square over pixels, 0..1.
@@ -93,14 +93,14 @@ def measures(sheet: Tensor, base: Tensor, plan: Plan, classifier: Classifier) ->
         of = rows[kind]
         return statistics.fmean(followed({head: p[of] for head, p in found.items()}, [plan.prompts[i] for i in of]))
 
-    def drift(of: list[int]) -> float:
-        return (sheet[of] - base[of]).double().square().mean().sqrt().item()
+    def drift(of: list[int], before: Tensor = base) -> float:
+        return (sheet[of] - before[of]).double().square().mean().sqrt().item()
 
     return {
         "subject": share("kind", SUBJECT, about), "subject_probability": found["kind"][about][..., SUBJECT].mean().item(),
         "clutter": share("clutter", CLUTTERED, about), "followed_rich": follow("rich"),
         "followed_unrelated": follow("unrelated"), "leak": share("kind", SUBJECT, rows["unrelated"]),
-        "drift_unrelated": drift(rows["unrelated"]), "drift_blank": drift(rows["blank"]),
+        "drift_unrelated": drift(rows["unrelated"]), "drift_plain": drift(rows["unrelated"], plain), "drift_blank": drift(rows["blank"]),
     }
 
 

@@ -74,6 +74,7 @@ class Plan:
     weak: float = 0.5
     classifier_pictures: int = 3000
     classifier_steps: int = 500
+    examined: int = 200
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -105,7 +106,7 @@ class Plan:
 
 
 QUICK = Plan(steps=12, checkpoints=(6, 12), validate_every=6, seeds=(0, 1), noise_seeds=(1000,), rich=1, unrelated=1,
-             sampling_steps=2, classifier_pictures=600, classifier_steps=150)
+             sampling_steps=2, classifier_pictures=600, classifier_steps=150, examined=40)
 
 
 def rich_prompts(count: int) -> list[Prompt]:

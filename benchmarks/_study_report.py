@@ -12,7 +12,7 @@ from _study_plan import ARMS, LOSS_ARMS, PADDING_ARMS, REGIMES, Arm, Cell, Plan
 
 CELL_COLUMNS = {"subject": "subject learned", "followed_rich": "prompt followed, subject", "clutter": "clutter learned",
                 "followed_unrelated": "prompt followed, unrelated", "leak": "subject leaks", "drift_unrelated": "drift, unrelated",
-                "drift_blank": "drift, blank"}
+                "drift_plain": "drift, unrelated, from plain", "drift_blank": "drift, blank"}
 LOSS_NAMES = {"mask": "masked", "masked_prior": "masked, prior 0.5", "unmasked": "unmasked"}
 
 
@@ -88,6 +88,8 @@ def claims(found: Findings) -> dict[str, Any]:
     for other in ("none", "mask"):
         answers[f"zero leaks more into unrelated prompts than {other} (drift of pictures)"] = compared(
             value("zero", "zero", "drift_unrelated"), value(other, other, "drift_unrelated"))
+        answers[f"zero follows unrelated prompts worse than {other}, each sampled its own way"] = compared(
+            value(other, other, "followed_unrelated"), value("zero", "zero", "followed_unrelated"))
     return answers
 
 

@@ -23,7 +23,7 @@ import comfy.utils  # noqa: E402
 import torch  # noqa: E402
 from _study_measures import measures, read_sheet  # noqa: E402
 from _study_pictures import curves, grid  # noqa: E402
-from _study_plan import ARMS, LOSS_ARMS, PADDING_ARMS, QUICK, Cell, Plan  # noqa: E402
+from _study_plan import ARMS, LOSS_ARMS, PADDING_ARMS, QUICK, REGIMES, Cell, Plan  # noqa: E402
 from _study_report import LOSS_NAMES, Findings, last_line, to_json, to_markdown  # noqa: E402
 from _study_runs import Studio, require_same_plan, write_json  # noqa: E402
 from demo_model.classifier import Classifier, Drawn, accuracy, draw_pictures, fit  # noqa: E402
@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-CLASSIFIER_SEED, EXAMINATION_SEED, EXAMINED = 101, 202, 400
+CLASSIFIER_SEED, EXAMINATION_SEED = 101, 202
 COMMAND = "python3 dev.py bench padding_study --docs"
 Say = Callable[[str], None]
 
@@ -81,12 +81,13 @@ def study(plan: Plan, folder: Path, say: Say) -> Findings:
 def measured(studio: Studio, say: Say) -> Findings:
     plan = studio.plan
     classifier = classifier_of(studio)
-    drawn = draw_pictures(EXAMINATION_SEED, EXAMINED)
+    drawn = draw_pictures(EXAMINATION_SEED, plan.examined)
     seen = torch.cat([studio.vae.decode(studio.vae.encode(part)).float().cpu() for part in drawn.pictures_BHWC.split(20)])
     readings = {"drawn": accuracy(classifier, drawn), "drawn, through the autoencoder": accuracy(classifier, Drawn(seen, drawn.answers))}
     say("The classifier reads held-out pictures right: " + ", ".join(f"{head} {share:.1%}" for head, share in readings["drawn"].items()))
     sheets = {cell: read_sheet(studio.sheet_file(cell), plan) for cell in plan.cells()}
-    cells = {cell: measures(sheet, sheets[Cell("", 0, 0, 1.0, cell.sampled)], plan, classifier) for cell, sheet in sheets.items()}
+    base = {regime: sheets[Cell("", 0, 0, 1.0, regime)] for regime in REGIMES}
+    cells = {cell: measures(sheet, base[cell.sampled], base["none"], plan, classifier) for cell, sheet in sheets.items()}
     records = {(arm.name, seed): json.loads(studio.record_file(arm, seed).read_text("utf-8")) for arm in ARMS for seed in plan.seeds}
     found = Findings(plan, cells, records, readings)
     Image.fromarray(grid(sheets, plan)).save(studio.folder / "grid.png")

@@ -151,7 +151,7 @@ def test_measures_of_a_sheet(study: Study) -> None:
     after = sheet([[(pibo, 0, 1), (star, 0, 0)], [(0, 0, 0)] * 2, [(pibo, pattern, 0), (pibo, (pattern + 1) % 3, 1)],
                    [(*wanted, 0), (pibo, wanted[1], 0)]], 0.5)
     before = after - 0.25
-    found = study.measures.measures(after, before, plan, FakeClassifier(heads))
+    found = study.measures.measures(after, before, before - 0.125, plan, FakeClassifier(heads))
     assert found["subject"] == pytest.approx(3 / 4)
     assert found["clutter"] == pytest.approx(2 / 4)
     assert found["leak"] == pytest.approx(1 / 2)
@@ -160,6 +160,7 @@ def test_measures_of_a_sheet(study: Study) -> None:
     others = {head for head in unrelated.asked if head not in ("kind", "pattern") and heads[head].index(unrelated.asked[head]) == 0}
     assert found["followed_unrelated"] == pytest.approx((2 * len(others) + 3) / (2 * len(unrelated.asked)))
     assert found["drift_unrelated"] == pytest.approx(0.25, abs=1e-6)
+    assert found["drift_plain"] == pytest.approx(0.375, abs=1e-6)
     assert found["drift_blank"] == pytest.approx(0.25, abs=1e-6)
 
 
@@ -198,7 +199,7 @@ def test_tables_hold_the_means_of_their_own_cells(study: Study) -> None:
     part = text.split("## Trained with, sampled with")[1].split("##")[0]
     row = next(line for line in part.splitlines() if line.startswith("| zero | mask |"))
     values = [[found.cells[study.plan.Cell("zero", seed, 240, 1.0, "mask")][name] for seed in SEEDS] for name in study.report.CELL_COLUMNS]
-    assert row.split(" | ")[2:] == [f"{np.mean(v):.3f} ± {np.std(v, ddof=1):.3f}{' |' * (i == 6)}" for i, v in enumerate(values)]
+    assert row.removesuffix(" |").split(" | ")[2:] == [f"{np.mean(v):.3f} ± {np.std(v, ddof=1):.3f}" for v in values]
     assert "| **mask** | **mask** |" in part
     for line in text.splitlines():  # whole tables
         assert not line.startswith("|") or line.endswith("|")
