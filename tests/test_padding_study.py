@@ -142,23 +142,24 @@ def sheet(answers: list[list[tuple[int, int, int]]], level: float = 0.0) -> Tens
 
 
 def test_measures_of_a_sheet(study: Study) -> None:
-    plan = study.plan.Plan(noise_seeds=(1, 2), rich=1, unrelated=1)
+    plan = study.plan.Plan(noise_seeds=(1, 2, 3), rich=1, unrelated=1)
     heads = study.classifier.HEADS
     pibo, star = heads["kind"].index("pibo"), heads["kind"].index("star")
     rich, unrelated = plan.prompts[2], plan.prompts[3]
     pattern = heads["pattern"].index(rich.asked["pattern"])
     wanted = [heads["kind"].index(unrelated.asked["kind"]), heads["pattern"].index(unrelated.asked["pattern"])]
-    after = sheet([[(pibo, 0, 1), (star, 0, 0)], [(0, 0, 0)] * 2, [(pibo, pattern, 0), (pibo, (pattern + 1) % 3, 1)],
-                   [(*wanted, 0), (pibo, wanted[1], 0)]], 0.5)
+    after = sheet([[(pibo, 0, 1), (star, 0, 0), (star, 0, 0)], [(0, 0, 0)] * 3,
+                   [(pibo, pattern, 0), (pibo, pattern, 0), (pibo, (pattern + 1) % 3, 1)],
+                   [(*wanted, 0), (pibo, wanted[1], 0), (pibo, wanted[1], 0)]], 0.5)
     before = after - 0.25
     found = study.measures.measures(after, before, before - 0.125, plan, FakeClassifier(heads))
-    assert found["subject"] == pytest.approx(3 / 4)
-    assert found["clutter"] == pytest.approx(2 / 4)
-    assert found["leak"] == pytest.approx(1 / 2)
+    assert found["subject"] == pytest.approx(4 / 6)
+    assert found["clutter"] == pytest.approx(2 / 6)
+    assert found["leak"] == pytest.approx(2 / 3)
     others = {head for head in rich.asked if head != "pattern" and heads[head].index(rich.asked[head]) == 0}  # the fake says the first
-    assert found["followed_rich"] == pytest.approx((2 * len(others) + 1) / (2 * len(rich.asked)))
+    assert found["followed_rich"] == pytest.approx((3 * len(others) + 2) / (3 * len(rich.asked)))
     others = {head for head in unrelated.asked if head not in ("kind", "pattern") and heads[head].index(unrelated.asked[head]) == 0}
-    assert found["followed_unrelated"] == pytest.approx((2 * len(others) + 3) / (2 * len(unrelated.asked)))
+    assert found["followed_unrelated"] == pytest.approx((3 * len(others) + 4) / (3 * len(unrelated.asked)))
     assert found["drift_unrelated"] == pytest.approx(0.25, abs=1e-6)
     assert found["drift_plain"] == pytest.approx(0.375, abs=1e-6)
     assert found["drift_blank"] == pytest.approx(0.25, abs=1e-6)
@@ -212,6 +213,20 @@ def test_claims_are_paired_by_seed(study: Study) -> None:
              for regime in ("zero", "none")}
     difference = drift["zero"] - drift["none"]
     assert answer["difference"] == pytest.approx([difference.mean(), difference.std(ddof=1)])
+
+
+def test_a_lower_curve_converges_sooner(study: Study) -> None:
+    found = findings(study)
+    for seed in SEEDS:
+        for arm, slope in (("none", 1), ("zero", 0.5), ("mask", 2)):
+            curve = {step: {"inside": 1 - slope * int(step) / 1000, "outside": 0.0} for step in found.records[arm, seed]["validation"]}
+            found.records[arm, seed]["validation"].update(curve)
+    answers = study.report.claims(found)
+    assert answers["mask converges sooner than none (steps saved)"] == {"difference": pytest.approx([120, 0]), "verdict": "yes"}
+    assert answers["zero converges sooner than none (steps saved)"]["verdict"] == "no, the other way round"
+    line = next(line for line in study.report.curve_table(found).splitlines() if line.startswith("| mask |"))
+    assert line.endswith("| 120 ± 0 |")
+    assert "| not always |" in study.report.curve_table(found)
 
 
 def test_json_has_no_nan(study: Study) -> None:
