@@ -29,7 +29,7 @@ from pack.host.examples import Examples
 from pack.host.folders import DEMO_MODEL, PACK_ROOT
 from pack.host.lora_format import load_lora, save_lora
 from pack.host.progress import Progress
-from pack.host.run import ActiveRun, RunConfig, run_training
+from pack.host.run import ActiveRun, Observer, RunConfig, RunResult, run_training
 from pack.host.text import Conditioning, encode_text
 from pack.host.text_padding import PRESETS
 from pack.host.validation import ValidationPlan
@@ -123,17 +123,18 @@ class Studio:
         """Leaves LoRAs at the checkpoints, and last, as the sign that it is finished, a record with losses and drift."""
         validation = ValidationPlan(every=self.plan.validate_every, training_set=self.training_set(arm.padding, "held_out"),
                                     spec=ValidationSpec(levels=LEVELS)).observer(self.folder)
-        name, folder = f"{arm.name}_{seed}", self.folder / "loras"
-        config = RunConfig(train=train_config(self.plan, arm, seed), lora=LoraSpec(rank=RANK, alpha=RANK), recipe=RECIPE,
-                           checkpointing=False, name=name, rescue_folder=self.folder / "stopped",
-                           observers=(validation, LoraKeeper(folder, self.plan.checkpoints)))
-        training_set = self.training_set(arm.padding)
-        result = run_training(self.model, training_set if arm.masked else without_masks(training_set), config, Progress(None))
-        drift = measure_drift(self.model, result.lora, training_set, RECIPE, seed=0)
+        result = self.run(arm, seed, (validation, LoraKeeper(self.folder / "loras", self.plan.checkpoints)))
+        drift = measure_drift(self.model, result.lora, self.training_set(arm.padding), RECIPE, seed=0)
         marks = {mark.step: dict(mark.values) for mark in validation.marks}
         record = {"losses": result.losses, "validation": marks, "drift_inside": drift.inside, "drift_outside": drift.outside,
                   "seconds_per_step": result.report["seconds_per_step"], "sample_drift": self.prediction_drift(result.lora, arm)}
         write_json(self.record_file(arm, seed), record)
+
+    def run(self, arm: Arm, seed: int, observers: tuple[Observer, ...] = ()) -> RunResult:
+        config = RunConfig(train=train_config(self.plan, arm, seed), lora=LoraSpec(rank=RANK, alpha=RANK), recipe=RECIPE,
+                           checkpointing=False, name=f"{arm.name}_{seed}", rescue_folder=self.folder / "stopped", observers=observers)
+        training_set = self.training_set(arm.padding)
+        return run_training(self.model, training_set if arm.masked else without_masks(training_set), config, Progress(None))
 
     def prediction_drift(self, lora: Mapping[str, Tensor], arm: Arm) -> dict[str, float]:
         """Root mean square of adapted minus base prediction for unrelated prompts, by the regime of sampling."""
