@@ -11,9 +11,10 @@ from demo_model.subject import SUBJECT_STYLES, TRIGGER
 REGIMES = {"none": "comfyui", "zero": "comfyui-zero", "mask": "comfyui-mask"}
 PRIOR = 0.5
 TRAINING_PICTURES = (12, 7)  # how many styles the demo pictures were drawn from, and with which seed (tools/demo_model/subject.py)
-# Seconds on two idle cores, measured on a Xeon virtual machine: a training step of 4 pictures, a sampling step of one picture.
+# Seconds on two idle cores, about: a training step of 4 pictures, a sampling step of one picture.
 STEP_SECONDS = {"none": 0.45, "zero": 0.45, "mask": 0.17}
 SAMPLE_SECONDS = {"none": 0.043, "zero": 0.043, "mask": 0.012}
+MEASURE_SECONDS = {"none": 22.0, "zero": 22.0, "mask": 10.0}  # validation and drift of a training
 DECODE_SECONDS, PRIOR_COST = 0.055, 1.3
 
 
@@ -100,7 +101,8 @@ class Plan:
 
     def seconds(self, arms: list[tuple[Arm, int]], cells: list[Cell]) -> float:
         """What two idle cores take for these trainings and sheets."""
-        training = sum(self.steps * STEP_SECONDS[arm.padding] * (PRIOR_COST if arm.prior else 1) for arm, _ in arms)
+        training = sum(self.steps * STEP_SECONDS[arm.padding] * (PRIOR_COST if arm.prior else 1) + MEASURE_SECONDS[arm.padding]
+                       for arm, _ in arms)
         pictures = len(self.prompts) * len(self.noise_seeds)
         return training + sum(pictures * (self.sampling_steps * SAMPLE_SECONDS[cell.sampled] + DECODE_SECONDS) for cell in cells)
 

@@ -1,7 +1,7 @@
 """Text padding and masks, trained and sampled in all combinations on the demo model: the study that docs/padding_study.md tells.
 
 Three LoRAs (padding attended as Flux was released, zeroed, masked) on the same pictures and seeds, each sampled under all three
-regimes; then masked against unmasked loss, with and without prior preservation. About half an hour on two idle cores; what is
+regimes; then masked against unmasked loss, with and without prior preservation. About 35 minutes on two idle cores; what is
 finished stays in --out, and the same command goes on behind it. Ends with one JSON line.
 
     python3 dev.py bench padding_study [--quick] [--out FOLDER] [--docs]
@@ -119,15 +119,22 @@ def report(found: Findings, folder: Path, docs: Path | None) -> None:
     for name, (title, lines) in plots.items():
         Image.fromarray(curves(title, lines)).save(folder / f"{name}.png")
     if docs:
-        (docs / "padding_study_results.md").write_text(text, encoding="utf-8")
-        for name in ("grid", *plots):
-            with Image.open(folder / f"{name}.png") as picture:
-                small = picture.convert("RGB")
-                small.thumbnail((1200, 1200))
-                small.save(docs / f"padding_study_{name}.jpg", quality=85, optimize=True)
+        write_docs(text, {"grid": "Samples of the first seed, trained and sampled"} | {name: title for name, (title, _) in plots.items()},
+                   folder, docs)
     print(text)
     print(f"Wrote {folder}/results.md, results.json, grid.png, loss_padding.png, loss_masks.png")
     print(last_line(found))
+
+
+def write_docs(text: str, pictures: dict[str, str], folder: Path, docs: Path) -> None:
+    """The tables and then the pictures, smaller."""
+    shown = [f"![{title}](padding_study_{name}.jpg)" for name, title in pictures.items()]
+    (docs / "padding_study_results.md").write_text("\n\n".join([text + "\n## Pictures", *shown]) + "\n", encoding="utf-8")
+    for name in pictures:
+        with Image.open(folder / f"{name}.png") as picture:
+            small = picture.convert("RGB")
+            small.thumbnail((1200, 1200))
+            small.save(docs / f"padding_study_{name}.jpg", quality=85, optimize=True)
 
 
 if __name__ == "__main__":
