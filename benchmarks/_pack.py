@@ -13,6 +13,7 @@ def load() -> None:
     """COMFYUI_PATH names the host. The checkout leaves sys.path: its nodes/ would hide ComfyUI's nodes.py."""
     sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() != ROOT]
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
+    sys.path.append(str(ROOT / "tools"))  # demo_model, which draws scenes
     from comfy.cli_args import args
 
     args.cpu = True

@@ -19,7 +19,7 @@ from PIL import Image
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 SHEET, GRID, DRIFT = "MaskedLoRA_PreviewMask", "SaveImage", "MaskedLoRA_DriftMap"
-SHOWN = {"quickstart": GRID, "prior_preservation": GRID, "masks_from_folder": SHEET, "masks_from_alpha": SHEET,
+SHOWN = {"quickstart": GRID, "prior_preservation": GRID, "padding_study": GRID, "masks_from_folder": SHEET, "masks_from_alpha": SHEET,
          "masks_from_graph": SHEET, "masks_for_video": SHEET, "verify_lora": DRIFT}
 FIRST_CARDS = (1708, 1446)  # of a sheet, pixels: two cards wide, two high
 WIDTH = 760  # pixels

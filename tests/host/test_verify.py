@@ -286,7 +286,7 @@ def test_a_lora_on_the_text_encoder_is_part_of_what_is_compared(models: Models) 
                         f"text_encoders.{layer}.lora_B.weight": torch.randn(out_size, RANK, generator=draws)}, {})
     with torch.inference_mode():
         found = compare_lora(patcher, lora, PROMPTS, settings(models), PRESETS["comfyui-mask"], Progress(None))
-    adapted = comfy.sd.load_lora_for_models(patcher, clip, dict(lora), 1.0, 1.0)[1]
-    expected = by_the_host((patcher, adapted, models[2]), patcher, PROMPTS.trigger, PROMPTS.seed)
+        adapted = comfy.sd.load_lora_for_models(patcher, clip, dict(lora), 1.0, 1.0)[1]
+        expected = by_the_host((patcher, adapted, models[2]), patcher, PROMPTS.trigger, PROMPTS.seed)
     assert torch.equal(found.rows[3][0], expected)
     assert not torch.equal(found.rows[2][0], expected)

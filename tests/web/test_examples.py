@@ -22,6 +22,7 @@ SAYS = {
     "masks_for_video": ["2 clips (18 frames), 2 with a mask", "3 items of 2 data sets", "White = learn. 3 masks"],
     "verify_lora": ["Without the trigger the LoRA changes the pictures by ", "White = learn = inside. 6 of 12 pictures; ",
                     "White = learn = inside. Bleed ", "3 LoRAs at strengths 0.5, 0.75, 1, seed 1: 9 pictures"],
+    "padding_study": ["3 steps in ", "Text padding: trained with "],
     "prior_preservation": ["3 steps in ", "Change outside the masks: ", "Text padding: trained with "],
 }
 PICTURES = ("MaskedLoRA_PreviewMask", "MaskedLoRA_GrowForLatentGrid", "PreviewImage", "SaveImage", "MaskedLoRA_CompareLora",
