@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from workflow_graph import Column, Graph, Output
+from trainer_workflows import resume, sdxl_flow, video, warm_start
+from workflow_graph import BLUE, GREEN, PROMPTS, SAMPLING, SQUARES, TRAINING, YELLOW, Column, Graph, Output
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
-BLUE, GREEN, YELLOW = "#3f789e", "#8A8", "#b58b2a"
 
 NOTE = """## Train a masked LoRA and sample it as it was trained
 
@@ -251,14 +251,9 @@ def sample_twins(g: Graph, models: dict[str, Output], clip: Output, vae: Output,
     seen.add("SaveImage", 1090, images=grid, filename_prefix="masked_lora/prior")
 
 
-SQUARES = {"size": 128, "shape": "square", "step": 16}
-PROMPTS = {"pibo": "a pibo on the middle, striped pink background", "empty": ""}
-SAMPLING = {"seed": 1, "steps": 20, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
-TRAINING = {"steps": 400, "batch_size": 4, "learning_rate": 2e-3, "rank": 8, "alpha": 8.0, "normalization": "step", "shift": 2.0, "seed": 0,
-            "name": "quickstart"}
-
 GRAPHS = {"quickstart": quickstart, "masks_from_folder": folder_masks, "masks_from_alpha": alpha_masks, "masks_from_graph": graph_masks,
-          "masks_for_video": video_masks, "prior_preservation": prior}
+          "masks_for_video": video_masks, "prior_preservation": prior, "resume": resume, "warm_start": warm_start,
+          "sdxl_as_flow_matching": sdxl_flow, "video": video}
 
 if __name__ == "__main__":
     answer = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
