@@ -130,20 +130,20 @@ cosine to 0. Sample with Euler, CFG 2 to 5 and shift 3 to 6. *Text Padding* stay
 def sdxl_flow(schemas: dict[str, Any]) -> Graph:
     g = Graph(schemas)
     g.note((0, 30), (680, 240), FLOW_NOTE)
-    g.group("Model, pictures and masks", 0, 290, 680, 1380, BLUE)
-    g.group("What training will see", 700, 0, 420, 1670, YELLOW)
-    g.group("Train", 1140, 0, 720, 1670, GREEN)
-    g.group("Sample before and after, same seed", 1880, 0, 940, 1670, YELLOW)
-    left, right = Column(g, 20, 365, 300), Column(g, 360, 365, 300)
+    g.group("Model, pictures and masks", 0, 290, 680, 1325, BLUE)
+    g.group("What training will see", 700, 0, 580, 1615, YELLOW)
+    g.group("Train", 1300, 0, 720, 1615, GREEN)
+    g.group("Sample before and after, same seed", 2040, 0, 940, 1615, YELLOW)
+    left, right = Column(g, 20, 365, 320), Column(g, 360, 365, 300)
     loaded_model, clip, vae = left.add("CheckpointLoaderSimple", 105, ckpt_name="bigASP_v2.5.safetensors")
     model, = left.add("ModelSamplingSD3", 60, model=loaded_model, shift=3.0)
     loaded = left.add("MaskedLoRA_LoadFolder", 640, folder="demo")[0]
     padding, = left.add("MaskedLoRA_TextPadding", 100, preset="comfyui")
-    recipe, = left.add("MaskedLoRA_MaskRecipe", 170, blur=0.01)
     data_set = right.add("MaskedLoRA_Arrange", 600, data_set=loaded, vae=vae, model=model, size=1024, shape="buckets", step=64)[0]
     training_set = right.add("MaskedLoRA_EncodeTrainingSet", 350, data_set=data_set, clip=clip, vae=vae, padding=padding)[0]
-    g.add("MaskedLoRA_PreviewMask", (720, 75), (380, 1180), data_set=data_set, recipe=recipe, vae=vae)
-    options, training = Column(g, 1160, 75, 320), Column(g, 1520, 75, 320)
+    recipe, = right.add("MaskedLoRA_MaskRecipe", 170, blur=0.01)
+    g.add("MaskedLoRA_PreviewMask", (720, 75), (540, 1525), data_set=data_set, recipe=recipe, vae=vae)
+    options, training = Column(g, 1320, 75, 320), Column(g, 1680, 75, 320)
     noise, = options.add("MaskedLoRA_Noise", 360, distribution="logit-normal", shift=3.0)
     moved = {"optimizer.weight_decay": 0.1, "schedule": "cosine", "warmup": 100}
     optimizer, = options.add("MaskedLoRA_Optimizer", 250, **moved)
@@ -156,15 +156,15 @@ def sdxl_flow(schemas: dict[str, Any]) -> Graph:
 
 
 def sample_pair(g: Graph, model: Output, lora: Output, clip: Output, vae: Output) -> None:
-    texts, samplers, seen = Column(g, 1900, 75, 280), Column(g, 2210, 75, 250), Column(g, 2490, 75, 310)
+    texts, samplers, seen = Column(g, 2060, 75, 280), Column(g, 2370, 75, 250), Column(g, 2650, 75, 310)
     adapted, padding = texts.add("MaskedLoRA_ApplyLora", 210, model=model, lora=lora)
     wanted, = texts.add("MaskedLoRA_TextEncode", 190, "prompt", clip=clip, text="a pibo on a beach, photo", padding=padding)
     unwanted, = texts.add("MaskedLoRA_TextEncode", 190, "negative prompt", clip=clip, text="low quality, blurry", padding=padding)
     latent, = texts.add("EmptyLatentImage", 140, width=1024, height=1024, batch_size=1)
     rows = {}
     for words, source in {"before": model, "after": adapted}.items():
-        samples, = samplers.add("KSampler", 262, f"KSampler: {words}", model=source, positive=wanted, negative=unwanted, latent_image=latent,
-                                **SAMPLING | {"steps": 30, "cfg": 4.0})
+        samples, = samplers.add("KSampler", 262, f"KSampler: {words}", model=source, positive=wanted, negative=unwanted,
+                                latent_image=latent, **SAMPLING | {"steps": 30, "cfg": 4.0})
         rows[f"rows.row{len(rows)}"], = samplers.add("VAEDecode", 60, samples=samples, vae=vae)
     grid, = seen.add("MaskedLoRA_CompareGrid", 310, **rows, labels="before\nwith LoRA")
     seen.add("SaveImage", 600, images=grid, filename_prefix="masked_lora/sdxl_flow")
@@ -185,21 +185,21 @@ Chroma."""
 def video(schemas: dict[str, Any]) -> Graph:
     g = Graph(schemas)
     g.note((0, 30), (680, 240), VIDEO_NOTE)
-    g.group("Model, clips and masks", 0, 290, 680, 1420, BLUE)
-    g.group("What training will see", 700, 0, 420, 1710, YELLOW)
-    g.group("Train", 1140, 0, 720, 1710, GREEN)
-    g.group("Sample a clip", 1880, 0, 960, 1710, YELLOW)
-    left, right = Column(g, 20, 365, 300), Column(g, 360, 365, 300)
+    g.group("Model, clips and masks", 0, 290, 680, 1325, BLUE)
+    g.group("What training will see", 700, 0, 580, 1615, YELLOW)
+    g.group("Train", 1300, 0, 720, 1615, GREEN)
+    g.group("Sample a clip", 2040, 0, 960, 1615, YELLOW)
+    left, right = Column(g, 20, 365, 320), Column(g, 360, 365, 300)
     model, = left.add("UNETLoader", 90, unet_name="wan2.1_t2v_1.3B_fp16.safetensors")
     clip, = left.add("CLIPLoader", 114, clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan")
     vae, = left.add("VAELoader", 60, vae_name="wan_2.1_vae.safetensors")
     loaded = left.add("MaskedLoRA_LoadFolder", 640, folder="demo clips", content="clips")[0]
     padding, = left.add("MaskedLoRA_TextPadding", 100, preset="comfyui")
-    recipe, = left.add("MaskedLoRA_MaskRecipe", 170, blur=0.01)
     data_set = right.add("MaskedLoRA_Arrange", 600, data_set=loaded, vae=vae, model=model, size=512, shape="buckets", step=32)[0]
     training_set = right.add("MaskedLoRA_EncodeTrainingSet", 350, data_set=data_set, clip=clip, vae=vae, padding=padding)[0]
-    g.add("MaskedLoRA_PreviewMask", (720, 75), (380, 1180), data_set=data_set, recipe=recipe, vae=vae)
-    options, training = Column(g, 1160, 75, 320), Column(g, 1520, 75, 320)
+    recipe, = right.add("MaskedLoRA_MaskRecipe", 170, blur=0.01)
+    g.add("MaskedLoRA_PreviewMask", (720, 75), (540, 1525), data_set=data_set, recipe=recipe, vae=vae)
+    options, training = Column(g, 1320, 75, 320), Column(g, 1680, 75, 320)
     noise, = options.add("MaskedLoRA_Noise", 360, distribution="logit-normal", shift=3.0)
     lora, loss, _ = training.add("MaskedLoRA_Train", 1100, model=model, training_set=training_set, recipe=recipe, noise_levels=noise,
                                  **LARGE, batch_size=1, name="video")
@@ -210,7 +210,7 @@ def video(schemas: dict[str, Any]) -> Graph:
 
 
 def sample_clip(g: Graph, model: Output, lora: Output, clip: Output, vae: Output) -> None:
-    texts, samplers, seen = Column(g, 1900, 75, 280), Column(g, 2210, 75, 250), Column(g, 2490, 75, 330)
+    texts, samplers, seen = Column(g, 2060, 75, 280), Column(g, 2370, 75, 250), Column(g, 2650, 75, 330)
     adapted, padding = texts.add("MaskedLoRA_ApplyLora", 210, model=model, lora=lora)
     wanted, = texts.add("MaskedLoRA_TextEncode", 190, "prompt", clip=clip, text="a pibo walks along a beach", padding=padding)
     unwanted, = texts.add("MaskedLoRA_TextEncode", 190, "negative prompt", clip=clip, text="static, blurry, low quality", padding=padding)
@@ -223,4 +223,5 @@ def sample_clip(g: Graph, model: Output, lora: Output, clip: Output, vae: Output
 
 
 # Of models with billions of weights.
-LARGE = {"steps": 2000, "learning_rate": 1e-4, "rank": 32, "alpha": 32.0, "normalization": "step", "gradient_checkpointing": True, "seed": 0}
+LARGE = {"steps": 2000, "learning_rate": 1e-4, "rank": 32, "alpha": 32.0, "normalization": "step", "gradient_checkpointing": True,
+         "seed": 0}

@@ -49,12 +49,12 @@ def test_a_run_that_is_cancelled_goes_on_when_run_is_pressed_again(comfy: Comfy)
     assert report(run, train)["steps"] == 12
     losses(run, train)
     runs = comfy.server.output / "masked_lora"
-    rows = list(csv.DictReader(io.StringIO((runs / "resume_logs" / "steps.csv").read_text(encoding="utf-8"))))
+    rows = list(csv.DictReader(io.StringIO((runs / "resume_small_logs" / "steps.csv").read_text(encoding="utf-8"))))
     assert [int(row["step"]) for row in rows] == list(range(13))
     assert "resumed" in rows[stopped + 1]["events"]
-    assert {f.name for f in (runs / "resume_previews").iterdir()} == {
+    assert {f.name for f in (runs / "resume_small_previews").iterdir()} == {
         "grid.png", *(f"step_{step:06d}_{number}.png" for step in (0, 6, 12) for number in (0, 1))}
-    assert len(list((runs / "resume_checkpoints").glob("step_*.safetensors"))) == 3
+    assert len(list((runs / "resume_small_checkpoints").glob("step_*.safetensors"))) == 3
     assert load_lora(comfy.loras / file_of(run, save)).metadata["ss_steps"] == "12"
 
 

@@ -12,7 +12,7 @@ from .server import ROOT, Comfy, Graph, Node
 
 WORKFLOWS = ROOT / "workflows"
 TRAIN, SAVE = "MaskedLoRA_Train", "MaskedLoRA_SaveLora"
-# Which files those that load models ask for, and who makes tiny ones. Core reads text encoders that are never tiny: see `swap_text_encoder`.
+# Which files those that load models ask for, and who makes tiny ones. A text encoder in a file is never tiny: see `swap_text_encoder`.
 FILES = {
     "sdxl_as_flow_matching": {"checkpoints/bigASP_v2.5.safetensors": tiny_files.save_sdxl},
     "video": {"diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors": tiny_files.save_wan, "vae/wan_2.1_vae.safetensors":
@@ -20,10 +20,11 @@ FILES = {
 }
 FEW = {TRAIN: {"steps": 3}, "KSampler": {"steps": 2}}
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
-    "resume": {TRAIN: {"steps": 12}, "MaskedLoRA_Checkpoints": {"every": 2},
+    "resume": {TRAIN: {"steps": 12, "name": "resume_small"}, "MaskedLoRA_Checkpoints": {"every": 2},
                "MaskedLoRA_Previews": {"every": 6, "width": 64, "height": 64, "steps": 1}, "MaskedLoRA_Validation": {"every": 6}},
     "warm_start": FEW | {TRAIN: {"steps": 4}},
-    "sdxl_as_flow_matching": FEW | {"MaskedLoRA_Optimizer": {"warmup": 1}, "MaskedLoRA_Arrange": {"size": 64}, "EmptyLatentImage": {"width": 64, "height": 64}},
+    "sdxl_as_flow_matching": FEW | {TRAIN: {"steps": 2, "batch_size": 1}, "MaskedLoRA_Optimizer": {"warmup": 1},
+                                    "MaskedLoRA_Arrange": {"size": 64}, "EmptyLatentImage": {"width": 64, "height": 64}},
     "video": FEW | {"MaskedLoRA_Arrange": {"size": 64}, "EmptyHunyuanLatentVideo": {"width": 64, "height": 64, "length": 5}},
 }
 
