@@ -22,7 +22,7 @@ SAYS = {
     "masks_from_graph": ["no masks by choice", "now masks from the graph for 12 of 12 items", "White = learn. 12 masks"],
     "masks_for_video": ["2 clips (18 frames), 2 with a mask", "3 items of 2 data sets", "White = learn. 3 masks"],
     "prior_preservation": ["3 steps in ", "Change outside the masks: ", "Text padding: trained with "],
-    "resume": ["3 steps in ", "6 pictures: ", "Saved as loras/resume_"],
+    "resume": ["Loss inside the masks: ", "6 pictures: ", "Saved as loras/resume_"],
     "warm_start": ["3 steps in ", "lora rank 8 alpha 8; on ", "Saved as loras/warm_start_first_"],
     "sdxl_as_flow_matching": ["2 steps in ", "77 tokens: 12 examples", "Saved as loras/sdxl_flow_"],
     "video": ["3 steps in ", "2 clips (18 frames), 2 with a mask", "512 tokens: 2 examples", "Saved as loras/video_"],
