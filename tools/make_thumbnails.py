@@ -24,6 +24,7 @@ SHOWN = {"quickstart": GRID, "prior_preservation": GRID, "warm_start": GRID, "ma
          "masks_from_graph": SHEET, "masks_for_video": SHEET, "sdxl_as_flow_matching": SHEET, "video": SHEET, "resume": ""}
 PREVIEWS = {"filename": "grid.png", "subfolder": "masked_lora/resume_previews", "type": "output"}
 FIRST_CARDS = (1708, 1446)  # of a sheet, pixels: two cards wide, two high
+LARGE_CARDS = (1708, 1346)  # the same where no mask is doubtful
 LAST_CLIP = 645  # height of its card in pixels, at the end of a sheet
 WIDTH = 760  # pixels
 MOST_BYTES = 80_000
@@ -64,7 +65,7 @@ def picture(server: str, name: str) -> Image.Image:
         return found
     if name == "video":  # cards of clips lie one under the other
         return found.crop((0, found.height - LAST_CLIP, *found.size))
-    return found.crop((0, 0, *FIRST_CARDS))
+    return found.crop((0, 0, *(LARGE_CARDS if name == "sdxl_as_flow_matching" else FIRST_CARDS)))
 
 
 def start_from_first(server: str, prompt: dict[str, Any]) -> None:
