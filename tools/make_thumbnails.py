@@ -1,8 +1,8 @@
 """Write the pictures of workflows/*.json: `python tools/make_thumbnails.py http://127.0.0.1:8188 [NAME ...]`.
 
-The address is that of a running ComfyUI with the pack. Each workflow is run there as it is; its picture is what its preview of masks, or
-its grid of samples, then shows. Without names all workflows are run, those that train too. Of those that load models only the preview of
-masks is run, and any files under the names that they ask for will do. Needs Pillow and comfy-cli.
+The address is that of a running ComfyUI with the pack. Each workflow is run there as it is; its picture is what its preview of masks, its
+grid of samples, or the plot of its training then shows. Without names all workflows are run, those that train too. Of those that load
+models only the preview of masks is run, and any files under the names that they ask for will do. Needs Pillow and comfy-cli.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 SHEET, GRID = "MaskedLoRA_PreviewMask", "SaveImage"
 SHOWN = {"quickstart": GRID, "prior_preservation": GRID, "warm_start": GRID, "masks_from_folder": SHEET, "masks_from_alpha": SHEET,
          "masks_from_graph": SHEET, "masks_for_video": SHEET, "sdxl_as_flow_matching": SHEET, "video": SHEET, "resume": ""}
-PREVIEWS = {"filename": "grid.png", "subfolder": "masked_lora/resume_previews", "type": "output"}
+PLOT = {"filename": "plot.png", "subfolder": "masked_lora/resume_logs", "type": "output"}
 FIRST_CARDS = (1708, 1446)  # of a sheet, pixels: two cards wide, two high
 LARGE_CARDS = (1708, 1346)  # the same where no mask is doubtful
 LAST_CLIP = 645  # height of its card in pixels, at the end of a sheet
@@ -58,7 +58,7 @@ def picture(server: str, name: str) -> Image.Image:
         start_from_first(server, prompt)
     if not SHOWN[name]:
         run(server, prompt)
-        return view(server, PREVIEWS)
+        return view(server, PLOT)
     (node,) = [number for number, node in prompt.items() if node["class_type"] == SHOWN[name]]
     found = view(server, run(server, prompt, node)[node]["images"][0])
     if SHOWN[name] == GRID:
