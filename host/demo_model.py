@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 def load_diffusion_model(folder: Path) -> ModelPatcher:
-    """The pico Flux; raises FileNotFoundError that names a missing file."""
-    return comfy.sd.load_diffusion_model_state_dict(read_weights(folder, "flux"))
+    """The pico Flux, in memory as a whole also under dynamic VRAM; raises FileNotFoundError that names a missing file."""
+    return comfy.sd.load_diffusion_model_state_dict(read_weights(folder, "flux"), disable_dynamic=True)
 
 
 def load_text_encoders(folder: Path) -> comfy.sd.CLIP:

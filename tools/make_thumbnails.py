@@ -1,7 +1,8 @@
 """Write the pictures of workflows/*.json: `python tools/make_thumbnails.py http://127.0.0.1:8188 [NAME ...]`.
 
 The address is that of a running ComfyUI with the pack. Each workflow is run there as it is; its picture is what its preview of masks, its
-grid of samples or its map of drift then shows. Without names all workflows are run, those that train too. Needs Pillow and comfy-cli.
+grid of samples, its map of drift, or the plot of its training then shows. Without names all workflows are run, those that train too. Of
+those that load models only the preview of masks is run, and any files under the names that they ask for will do. Needs Pillow, comfy-cli.
 """
 from __future__ import annotations
 
@@ -19,9 +20,13 @@ from PIL import Image
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 SHEET, GRID, DRIFT = "MaskedLoRA_PreviewMask", "SaveImage", "MaskedLoRA_DriftMap"
-SHOWN = {"quickstart": GRID, "prior_preservation": GRID, "padding_study": GRID, "masks_from_folder": SHEET, "masks_from_alpha": SHEET,
-         "masks_from_graph": SHEET, "masks_for_video": SHEET, "verify_lora": DRIFT}
+SHOWN = {"quickstart": GRID, "prior_preservation": GRID, "padding_study": GRID, "warm_start": GRID, "masks_from_folder": SHEET,
+         "masks_from_alpha": SHEET, "masks_from_graph": SHEET, "masks_for_video": SHEET, "sdxl_as_flow_matching": SHEET, "video": SHEET,
+         "verify_lora": DRIFT, "resume": ""}
+PLOT = {"filename": "plot.png", "subfolder": "masked_lora/resume_logs", "type": "output"}
 FIRST_CARDS = (1708, 1446)  # of a sheet, pixels: two cards wide, two high
+LARGE_CARDS = (1708, 1346)  # the same where no mask is doubtful
+LAST_CLIP = 645  # height of its card in pixels, at the end of a sheet
 WIDTH = 760  # pixels
 MOST_BYTES = 80_000
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # the server is near: no proxy gets between
@@ -34,9 +39,10 @@ def get(address: str, data: bytes | None = None) -> bytes:
     return content
 
 
-def run(server: str, prompt: dict[str, Any]) -> dict[str, Any]:
-    """What the nodes showed, by their numbers."""
-    number = json.loads(get(f"{server}/prompt", json.dumps({"prompt": prompt}).encode()))["prompt_id"]
+def run(server: str, prompt: dict[str, Any], *targets: str) -> dict[str, Any]:
+    """What the nodes showed, by their numbers. targets: nodes to stop at; without them everything is run."""
+    body = {"prompt": prompt, "partial_execution_targets": list(targets) or None}
+    number = json.loads(get(f"{server}/prompt", json.dumps(body).encode()))["prompt_id"]
     while number not in (history := json.loads(get(f"{server}/history/{number}"))):
         time.sleep(1)
     entry = history[number]
@@ -49,10 +55,30 @@ def run(server: str, prompt: dict[str, Any]) -> dict[str, Any]:
 def picture(server: str, name: str) -> Image.Image:
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     prompt = convert_ui_to_api(workflow, json.loads(get(f"{server}/object_info")))
+    if name == "warm_start":
+        start_from_first(server, prompt)
+    if not SHOWN[name]:
+        run(server, prompt)
+        return view(server, PLOT)
     (node,) = [number for number, node in prompt.items() if node["class_type"] == SHOWN[name]]
-    file = run(server, prompt)[node]["images"][0]
-    found = Image.open(io.BytesIO(get(f"{server}/view?{urllib.parse.urlencode(file)}"))).convert("RGB")
-    return found.crop((0, 0, *FIRST_CARDS)) if SHOWN[name] in (SHEET, DRIFT) else found
+    found = view(server, run(server, prompt, node)[node]["images"][0])
+    if SHOWN[name] == GRID:
+        return found
+    if name == "video":  # cards of clips lie one under the other
+        return found.crop((0, found.height - LAST_CLIP, *found.size))
+    return found.crop((0, 0, *(LARGE_CARDS if name == "sdxl_as_flow_matching" else FIRST_CARDS)))
+
+
+def start_from_first(server: str, prompt: dict[str, Any]) -> None:
+    """Train the first LoRA, and choose it as a person does who follows the note."""
+    (saver,) = [number for number, node in prompt.items() if node["inputs"].get("filename") == "warm_start_first"]
+    (settings,) = [node for node in prompt.values() if node["class_type"] == "MaskedLoRA_Adapter"]
+    report = json.loads(run(server, prompt, saver)[saver]["text"][0])
+    settings["inputs"]["start_from"] = report["file"].removeprefix("loras/")
+
+
+def view(server: str, file: dict[str, str]) -> Image.Image:
+    return Image.open(io.BytesIO(get(f"{server}/view?{urllib.parse.urlencode(file)}"))).convert("RGB")
 
 
 def jpeg(found: Image.Image) -> bytes:

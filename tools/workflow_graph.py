@@ -12,6 +12,14 @@ SEEDS = ("seed", "noise_seed")
 SPACE = 55  # between nodes of a column: a title, and the name of the pack that the page writes above it
 PACK = {"cnr_id": "masked-lora", "ver": "0.1.0"}
 CORE = {"cnr_id": "comfy-core", "ver": "0.30.0"}
+BLUE, GREEN, YELLOW = "#3f789e", "#8A8", "#b58b2a"
+# Of the demo model.
+SQUARES = {"size": 128, "shape": "square", "step": 16}
+HEART = "a yellow heart on the middle, striped grey background"
+PROMPTS = {"pibo": "a pibo on the middle, striped pink background", "empty": ""}
+SAMPLING = {"seed": 1, "steps": 20, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+TRAINING = {"steps": 400, "batch_size": 4, "learning_rate": 2e-3, "rank": 8, "alpha": 8.0, "normalization": "step", "shift": 2.0, "seed": 0,
+            "name": "quickstart"}
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,6 @@ def widget_values(name: str, spec: list[Any], given: dict[str, Any]) -> list[Any
         inputs = next(option["inputs"] for option in options["options"] if option["key"] == key)
         below = {**inputs.get("required", {}), **inputs.get("optional", {})}
         return [key, *(value for child, own in below.items() for value in widget_values(f"{name}.{child}", own, given))]
-    first = (kind if isinstance(kind, list) else options.get("options", [None]))[0]
+    first = next(iter(kind if isinstance(kind, list) else options.get("options", [])), None)
     # The page adds a second widget to a seed also where the schema does not ask for it, and randomizes by default.
     return [given.get(name, options.get("default", first))] + ["fixed"] * bool(options.get("control_after_generate", name in SEEDS))

@@ -27,6 +27,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 300.0  # seconds that any one prompt may take
+MODELS = ("checkpoints", "diffusion_models", "text_encoders", "vae")
 Json = dict[str, Any]
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
@@ -100,6 +101,10 @@ class Comfy:
     @property
     def input(self) -> Path:
         return self.server.data / "input"
+
+    @property
+    def models(self) -> Path:
+        return self.server.data / "models"
 
     @property
     def loras(self) -> Path:
@@ -226,17 +231,26 @@ def keep(graph: Graph, sampled: Node) -> Node:
 
 @pytest.fixture(scope="session")
 def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
-    """One ComfyUI for the whole session. It gets this checkout from a custom_nodes folder of its own: others stay out of it."""
+    """One ComfyUI for the whole session. It gets this checkout from a custom_nodes folder of its own: others stay out of it.
+
+    It has `tiny_nodes` too, and lists what lies in folders of `Comfy.models`.
+    """
     data = tmp_path_factory.mktemp("comfyui")
     # A name that no other copy of the pack has, should the ComfyUI under test have one.
     pack_name = f"masked_lora_{zlib.crc32(str(data).encode()):08x}"
     (data / "custom_nodes").mkdir()
-    os.symlink(ROOT, data / "custom_nodes" / pack_name, target_is_directory=True)
+    packs = {pack_name: ROOT, f"{pack_name}_tiny": ROOT / "tests" / "host" / "tiny_nodes"}
+    for name, folder in packs.items():
+        os.symlink(folder, data / "custom_nodes" / name, target_is_directory=True)
+    folders = {"custom_nodes": data / "custom_nodes", **{kind: data / "models" / kind for kind in MODELS}}
+    for kind in MODELS:
+        folders[kind].mkdir(parents=True)
     paths = data / "paths.yaml"
-    paths.write_text(json.dumps({"tests": {"custom_nodes": str(data / "custom_nodes")}}), encoding="utf-8")  # JSON is YAML
+    paths.write_text(json.dumps({"tests": {kind: str(folder) for kind, folder in folders.items()}}), encoding="utf-8")  # JSON is YAML
     host = ComfyUI(Path(os.environ["COMFYUI_PATH"]).resolve(), ours=False)
     environment = Environment(Path(sys.executable), host, pack_name, cuda=False)
-    with running_server(environment, data=data, log=data / "server.log", extra=("--extra-model-paths-config", str(paths))) as server:
+    extra = ("--extra-model-paths-config", str(paths), "--whitelist-custom-nodes", *packs)  # the last of two lists counts
+    with running_server(environment, data=data, log=data / "server.log", extra=extra) as server:
         yield Comfy(server, pack_name)
 
 

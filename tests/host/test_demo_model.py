@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import comfy.ldm.flux.model
+import comfy.model_patcher
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
 from pack.host.demo_model import load_autoencoder, load_diffusion_model, load_text_encoders
 from pack.host.folders import DEMO_MODEL
 
@@ -36,6 +38,15 @@ def test_its_text_encoder_pads_as_flux_does() -> None:
     clip = load_text_encoders(DEMO_MODEL)
     assert len(clip.tokenize("a red star")["t5xxl"][0]) == 256
     assert set(clip.tokenize("a red star")) == {"l", "t5xxl"}
+
+
+def test_it_lies_in_memory_as_a_whole_also_where_other_models_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it can be trained under dynamic VRAM, which ComfyUI has on a GPU alone."""
+    class Dynamic(ModelPatcher):
+        pass
+
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Dynamic)
+    assert not isinstance(load_diffusion_model(DEMO_MODEL), Dynamic)
 
 
 def test_a_missing_weight_file_is_named(tmp_path: Path) -> None:

@@ -2,13 +2,20 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 
 import pytest
 
 pytest.register_assert_rewrite(f"{__package__}.checks")
 
-if os.environ.get("COMFYUI_PATH"):
+HOST = os.environ.get("COMFYUI_PATH")
+if HOST:
+    sys.path.insert(0, HOST)  # for the models that some workflows load
+    from comfy.cli_args import args
+
+    args.cpu = True
+
     from pack.tests.host.server import comfy  # noqa: F401 - a fixture
 
     from .page import chrome  # noqa: F401 - a fixture

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 from pack.tests.host.server import Comfy, Run
+from pack.tests.host.workflow import FILES, workflow
 from PIL import Image
 from playwright.sync_api import Browser
 
@@ -24,6 +25,10 @@ SAYS = {
                     "White = learn = inside. Bleed ", "3 LoRAs at strengths 0.5, 0.75, 1, seed 1: 9 pictures"],
     "padding_study": ["3 steps in ", "Text padding: trained with "],
     "prior_preservation": ["3 steps in ", "Change outside the masks: ", "Text padding: trained with "],
+    "resume": ["Loss inside the masks: ", "6 pictures: ", "Saved as loras/resume_"],
+    "warm_start": ["3 steps in ", "lora rank 8 alpha 8; on ", "Saved as loras/warm_start_first_"],
+    "sdxl_as_flow_matching": ["2 steps in ", "77 tokens: 12 examples", "Saved as loras/sdxl_flow_"],
+    "video": ["3 steps in ", "2 clips (18 frames), 2 with a mask", "512 tokens: 2 examples", "Saved as loras/video_"],
 }
 PICTURES = ("MaskedLoRA_PreviewMask", "MaskedLoRA_GrowForLatentGrid", "PreviewImage", "SaveImage", "MaskedLoRA_CompareLora",
             "MaskedLoRA_DriftMap", "MaskedLoRA_LoraGrid")
@@ -42,6 +47,8 @@ class Shown:
 @pytest.fixture(scope="package", params=["canvas", "nodes 2.0"])
 def page(request: pytest.FixtureRequest, chrome: Browser, comfy: Comfy) -> Iterator[Editor]:
     with editor(chrome, comfy, vue=request.param == "nodes 2.0") as opened:
+        for name in FILES:
+            workflow(comfy, name)  # before the page asks which files there are
         opened.open()
         yield opened
 
@@ -56,7 +63,8 @@ def shown(request: pytest.FixtureRequest, page: Editor) -> Shown:
 
 @pytest.fixture(scope="module")
 def finished(shown: Shown) -> Run:
-    return shown.page.run()
+    """Of workflows that load models only small sizes and steps, and tiny models."""
+    return shown.page.run_prompt(workflow(shown.page.comfy, shown.name).prompt) if shown.name in FILES else shown.page.run()
 
 
 @pytest.mark.parametrize("name", NAMES)

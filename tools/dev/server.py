@@ -67,7 +67,7 @@ def server_command(environment: Environment, port: int, data: Path, extra: tuple
     command += [part for name, folder in folders.items() for part in (f"--{name}-directory", str(folder))]
     command += ["--database-url", f"sqlite:///{(data / 'user' / 'comfyui.db').as_posix()}", "--disable-auto-launch"]
     command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", environment.pack_name, "--disable-api-nodes"]
-    # With dynamic VRAM the trainer refuses to start: weights are streamed through memory that it still needs.
+    # With dynamic VRAM the trainer would load most models a second time.
     return command + (["--disable-dynamic-vram"] if environment.cuda else ["--cpu"]) + list(extra)
 
 
