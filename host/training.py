@@ -112,13 +112,14 @@ def differentiable_kernels() -> Iterator[None]:
 
 
 def thaw(model: nn.Module) -> None:
-    """Turn weights that were loaded under inference_mode into ordinary tensors, one at a time; autograd cannot save the others."""
-    for name, parameter in list(model.named_parameters()):
-        if parameter.is_inference():
-            comfy.utils.set_attr_param(model, name, parameter)
-    for name, buffer in list(model.named_buffers()):
-        if buffer.is_inference():
-            comfy.utils.set_attr_buffer(model, name, buffer.clone())
+    """Turn weights that were loaded under inference_mode into ordinary tensors; autograd cannot save the others.
+
+    One at a time, and by name: a list of the old ones would keep all of them beside the new ones.
+    """
+    for name in [name for name, parameter in model.named_parameters() if parameter.is_inference()]:
+        comfy.utils.set_attr_param(model, name, comfy.utils.get_attr(model, name))
+    for name in [name for name, buffer in model.named_buffers() if buffer.is_inference()]:
+        comfy.utils.set_attr_buffer(model, name, comfy.utils.get_attr(model, name).clone())
 
 
 @contextmanager
