@@ -1,4 +1,4 @@
-"""What the training benchmark trains: random models of Flux and SDXL in three sizes, random pictures and captions, and the work in a step."""
+"""What the training benchmark trains: random models of Flux and SDXL in three sizes, random pictures and captions, the work in a step."""
 from __future__ import annotations
 
 import math

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _train_setup import PADDED, RANK, Setup, make_data  # first: it makes `pack` and ComfyUI known
+from _train_setup import RANK, Setup, make_data  # first: it makes `pack` and ComfyUI known
 
 import comfy.model_management  # isort: skip
 import comfy.utils  # isort: skip
@@ -142,6 +142,3 @@ def resident(field: str) -> int:
 def quiet() -> None:
     logging.getLogger().setLevel(logging.ERROR)
     comfy.utils.set_progress_bar_enabled(False)
-
-
-__all__ = ["PADDED", "Case", "extra_memory", "quiet", "runner", "step_seconds"]
