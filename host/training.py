@@ -4,7 +4,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import comfy.model_management
@@ -13,7 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from ..dataset.cache import TrainingSet
 from ..trainer.adapter import LoraAdapter
@@ -28,6 +28,12 @@ logger = logging.getLogger(__name__)
 # Gradients of a mean square over 2**14 to 2**20 values reach the network at 1 to 0.01, some powers of two from either end of float16.
 FLOAT16_SCALE = 2.0**13
 INJECTION_KEY = "masked_lora_training"
+# PyTorch's fused attention on CPUs, NVIDIA and AMD, and others. Its result is as small as a block's input, and slow to compute again.
+KEPT_OPERATIONS = [torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+                   torch.ops.aten._scaled_dot_product_flash_attention.default,
+                   torch.ops.aten._scaled_dot_product_efficient_attention.default,
+                   torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+                   torch.ops.aten._scaled_dot_product_fused_attention_overrideable.default]
 
 
 @contextmanager
@@ -117,13 +123,14 @@ def differentiable_kernels() -> Iterator[None]:
 
 
 def thaw(model: nn.Module) -> None:
-    """Turn weights that were loaded under inference_mode into ordinary tensors, one at a time; autograd cannot save the others."""
-    for name, parameter in list(model.named_parameters()):
-        if parameter.is_inference():
-            comfy.utils.set_attr_param(model, name, parameter)
-    for name, buffer in list(model.named_buffers()):
-        if buffer.is_inference():
-            comfy.utils.set_attr_buffer(model, name, buffer.clone())
+    """Turn weights that were loaded under inference_mode into ordinary tensors; autograd cannot save the others.
+
+    One at a time, and by name: a list of the old ones would keep all of them beside the new ones.
+    """
+    for name in [name for name, parameter in model.named_parameters() if parameter.is_inference()]:
+        comfy.utils.set_attr_param(model, name, comfy.utils.get_attr(model, name))
+    for name in [name for name, buffer in model.named_buffers() if buffer.is_inference()]:
+        comfy.utils.set_attr_buffer(model, name, comfy.utils.get_attr(model, name).clone())
 
 
 @contextmanager
@@ -178,11 +185,14 @@ def checkpoint_blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward` recomputed in the backward pass, from inputs that it cannot overwrite."""
+    """`forward` recomputed in the backward pass, all but its attention, from inputs that it cannot overwrite."""
     def copied(value: Any) -> Any:
         return value.clone() if isinstance(value, Tensor) and value.is_floating_point() else value
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return forward(*(copied(v) for v in args), **{k: copied(v) for k, v in kwargs.items()})
 
-    return lambda *args, **kwargs: checkpoint(run, args, kwargs, use_reentrant=False)
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return create_selective_checkpoint_contexts(KEPT_OPERATIONS)
+
+    return lambda *args, **kwargs: checkpoint(run, args, kwargs, use_reentrant=False, context_fn=contexts)

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer_workflows import resume, sdxl_flow, video, warm_start
 from verification_workflows import padding_study, verify
-from workflow_graph import BLUE, GREEN, PROMPTS, SAMPLING, SQUARES, TRAINING, YELLOW, Column, Graph, Output
+from workflow_graph import BLUE, GREEN, HEART, PROMPTS, SAMPLING, SQUARES, TRAINING, YELLOW, Column, Graph, Output
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 

@@ -88,7 +88,7 @@ class LoRA(Adapted):
                 raise ValueError(f"a layer was called with a first dimension of {len(inner)} for {len(self.keep_BR)} pictures, so "
                                  "that their ranks cannot be told apart; set dropout to 0")
             inner = inner * self.keep_BR.view(len(inner), *[1] * (inner.ndim - 2), -1)
-        return self.scale * linear(inner, self.lora_B)
+        return linear(self.scale * inner, self.lora_B)
 
 
 class DoRA(LoRA):

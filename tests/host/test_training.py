@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import re
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.sd
+import comfy.utils
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -25,7 +27,7 @@ from pack.host.lora_padding import trained_padding
 from pack.host.progress import Progress
 from pack.host.run import RunConfig, run_training
 from pack.host.text_padding import TextPadding
-from pack.host.training import borrow_for_training
+from pack.host.training import borrow_for_training, thaw
 from pack.masks.recipe import MaskRecipe, simple_recipe
 from pack.trainer.adapter import LoraAdapter
 from pack.trainer.adapter_spec import AdapterSpec, Kind
@@ -499,3 +501,21 @@ def test_examples_beyond_the_room_are_made_again_and_are_the_same() -> None:
         assert torch.equal(one.latent_CHW, other.latent_CHW)
         assert torch.equal(one.weight_1HW, other.weight_1HW)
         assert one.group == other.group
+
+
+def test_thawing_keeps_one_old_weight_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once would be a second copy of the model."""
+    with torch.inference_mode():
+        model = torch.nn.Sequential(*(torch.nn.Linear(4, 4, bias=False) for _ in range(5)))
+    old = [weakref.ref(p) for p in model.parameters()]
+    replace_one, alive = comfy.utils.set_attr_param, []
+
+    def spy(*args: Any) -> object:
+        alive.append(sum(reference() is not None for reference in old))
+        return replace_one(*args)
+
+    monkeypatch.setattr(comfy.utils, "set_attr_param", spy)
+    with torch.inference_mode(False):
+        thaw(model)
+    assert alive == [5, 4, 3, 2, 1]
+    assert not any(p.is_inference() for p in model.parameters())
