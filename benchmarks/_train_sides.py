@@ -35,14 +35,14 @@ class Case:
     side: str
     batch: int
     text: str = "long"
-    checkpointing: bool = True
+    checkpointing: bool = False
     everywhere: bool = False
 
     @property
     def title(self) -> str:
         if self.side == "core":
             return f"core_b{self.batch}"
-        extra = ("" if self.checkpointing else "_kept") + ("_everywhere" if self.everywhere else "")
+        extra = ("_checkpointed" if self.checkpointing else "") + ("_everywhere" if self.everywhere else "")
         return f"ours_{self.text}_b{self.batch}{extra}"
 
 

@@ -53,7 +53,7 @@ def test_it_runs_and_its_last_line_has_every_number(arch: str, texts: tuple[str,
     assert set(said) == {"ratios", "extra_memory_ratio", "seconds_per_step", "floor_fraction"}
     seconds = said["seconds_per_step"]
     assert said["ratios"] == {f"{text}_b1": pytest.approx(seconds["core_b1"] / seconds[f"ours_{text}_b1"], rel=0.02) for text in texts}
-    assert {f"ours_{text}_b1{kind}" for text in texts for kind in ("", "_kept", "_everywhere")} < set(seconds)
+    assert {f"ours_{text}_b1{kind}" for text in texts for kind in ("", "_checkpointed", "_everywhere")} < set(seconds)
     assert said["extra_memory_ratio"] is None if sys.platform != "linux" else said["extra_memory_ratio"] > 0
     assert said["floor_fraction"] is None if arch == "sdxl" else 0 < said["floor_fraction"] < 1
 
