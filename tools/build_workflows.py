@@ -47,7 +47,7 @@ def quickstart(schemas: dict[str, Any]) -> Graph:
     g.add("MaskedLoRA_SaveLora", (1040, 1340), (320, 185), lora=lora, filename="quickstart")
     g.add("LossGraphNode", (1390, 75), (320, 340), loss=loss, filename_prefix="masked_lora/loss")
     g.add("MaskedLoRA_MeasureDrift", (1390, 470), (320, 270), model=model, lora=lora, training_set=training_set, recipe=recipe)
-    adapted, trained_padding = g.add("MaskedLoRA_ApplyLora", (1390, 795), (320, 190), model=model, lora=lora)
+    adapted, trained_padding, _ = g.add("MaskedLoRA_ApplyLora", (1390, 795), (320, 190), model=model, lora=lora)
     sample(g, model, adapted, clip, vae, trained_padding)
     return g
 
@@ -230,7 +230,7 @@ def train_twin(g: Graph, x: int, name: str, settings: dict[str, Output], weight:
     more = {"prior": column.add("MaskedLoRA_Prior", 180, weight=weight)[0]} if weight else {}
     lora = column.add("MaskedLoRA_Train", 815, **settings, **more, **TRAINING | {"name": name})[0]
     column.add("MaskedLoRA_MeasureDrift", 270, **settings, lora=lora)
-    return column.add("MaskedLoRA_ApplyLora", 190, model=settings["model"], lora=lora)
+    return column.add("MaskedLoRA_ApplyLora", 190, model=settings["model"], lora=lora)[:2]
 
 
 def sample_twins(g: Graph, models: dict[str, Output], clip: Output, vae: Output, padding: Output) -> None:

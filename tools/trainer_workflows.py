@@ -97,7 +97,7 @@ def warm_start(schemas: dict[str, Any]) -> Graph:
 
 def sample_three(g: Graph, model: Output, loras: list[Output], clip: Output, vae: Output) -> None:
     texts, samplers, seen = Column(g, 1780, 75, 260), Column(g, 2070, 75, 250), Column(g, 2350, 75, 330)
-    applied = [texts.add("MaskedLoRA_ApplyLora", 190, model=model, lora=lora) for lora in loras]
+    applied = [texts.add("MaskedLoRA_ApplyLora", 190, model=model, lora=lora)[:2] for lora in loras]
     conds = {words: texts.add("MaskedLoRA_TextEncode", 190, words, clip=clip, text=text, padding=applied[0][1])[0]
              for words, text in PROMPTS.items()}
     latent, = texts.add("EmptySD3LatentImage", 140, width=128, height=128, batch_size=4)
@@ -155,7 +155,7 @@ def sdxl_flow(schemas: dict[str, Any]) -> Graph:
 
 def sample_pair(g: Graph, model: Output, lora: Output, clip: Output, vae: Output) -> None:
     texts, samplers, seen = Column(g, 2060, 75, 280), Column(g, 2370, 75, 250), Column(g, 2650, 75, 310)
-    adapted, padding = texts.add("MaskedLoRA_ApplyLora", 210, model=model, lora=lora)
+    adapted, padding, _ = texts.add("MaskedLoRA_ApplyLora", 210, model=model, lora=lora)
     wanted, = texts.add("MaskedLoRA_TextEncode", 190, "prompt", clip=clip, text="a pibo on a beach, photo", padding=padding)
     unwanted, = texts.add("MaskedLoRA_TextEncode", 190, "negative prompt", clip=clip, text="low quality, blurry", padding=padding)
     latent, = texts.add("EmptyLatentImage", 140, width=1024, height=1024, batch_size=1)
@@ -209,7 +209,7 @@ def video(schemas: dict[str, Any]) -> Graph:
 
 def sample_clip(g: Graph, model: Output, lora: Output, clip: Output, vae: Output) -> None:
     texts, samplers, seen = Column(g, 2060, 75, 280), Column(g, 2370, 75, 250), Column(g, 2650, 75, 330)
-    adapted, padding = texts.add("MaskedLoRA_ApplyLora", 210, model=model, lora=lora)
+    adapted, padding, _ = texts.add("MaskedLoRA_ApplyLora", 210, model=model, lora=lora)
     wanted, = texts.add("MaskedLoRA_TextEncode", 190, "prompt", clip=clip, text="a pibo walks along a beach", padding=padding)
     unwanted, = texts.add("MaskedLoRA_TextEncode", 190, "negative prompt", clip=clip, text="static, blurry, low quality", padding=padding)
     latent, = texts.add("EmptyHunyuanLatentVideo", 160, width=832, height=480, length=33, batch_size=1)
