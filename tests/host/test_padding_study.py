@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pack.host.lora_format import load_lora, padding_of
+from pack.host.lora_format import load_lora
+from pack.host.lora_padding import trained_padding
 from pack.host.text_padding import PRESETS
 from PIL import Image
 
@@ -54,7 +55,7 @@ def test_a_training_leaves_its_checkpoints_and_a_record(modules, studio) -> None
     assert not studio.finished(arm, 1)
     for step in (1, 2):
         lora = load_lora(studio.folder / "loras" / f"mask_0_step_{step:04d}.safetensors")
-        assert padding_of(lora)[0] == PRESETS["comfyui-mask"]
+        assert trained_padding(lora).padding == PRESETS["comfyui-mask"]
         assert lora.metadata["ss_steps"] == str(step)
     record = json.loads(studio.record_file(arm, 0).read_text(encoding="utf-8"))
     assert len(record["losses"]) == 2
