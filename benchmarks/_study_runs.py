@@ -23,7 +23,7 @@ from pack.dataset.cache import CachedExample, TrainingSet
 from pack.dataset.load import load_mask
 from pack.dataset.scan import FolderSpec, scan_folder
 from pack.host.demo_model import load_autoencoder, load_diffusion_model, load_text_encoders
-from pack.host.drift import measure_drift, predictions
+from pack.host.drift import measure_drift, squared_drift
 from pack.host.encode import encode_caption, encode_data_set
 from pack.host.examples import Examples
 from pack.host.folders import DEMO_MODEL, PACK_ROOT
@@ -138,13 +138,11 @@ class Studio:
 
     def prediction_drift(self, lora: Mapping[str, Tensor], arm: Arm) -> dict[str, float]:
         """Root mean square of adapted minus base prediction for unrelated prompts, by the regime of sampling."""
-        adapted, _ = comfy.sd.load_lora_for_models(self.model, None, dict(lora), 1.0, 0.0)
         found = {}
         for regime in REGIMES:
             examples = Examples(self.model, self.unrelated_set(regime), MaskRecipe())
-            with torch.no_grad():
-                both = zip(predictions(adapted, examples, 0), predictions(self.model, examples, 0), strict=True)
-                found[regime] = torch.stack([(a - b).double().square().mean() for a, b in both]).mean().sqrt().item()
+            squares = squared_drift(self.model, lora, examples, 0, range(len(examples)))
+            found[regime] = torch.stack([square.mean() for square in squares]).mean().sqrt().item()
         return found
 
     def sheet_file(self, cell: Cell) -> Path:

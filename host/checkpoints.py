@@ -20,7 +20,7 @@ from ..trainer.adapter_spec import AdapterSpec
 from ..trainer.checkpoint import DamagedCheckpoint, fixed_settings, flat, load_checkpoint, save_checkpoint
 from ..trainer.config import choice
 from ..trainer.example import StepReport
-from .lora_format import save_lora
+from .lora_format import save_lora, unused
 from .observing import Mark, own_folder
 
 if TYPE_CHECKING:
@@ -77,9 +77,10 @@ class CheckpointKeeper:
             raise ValueError(f"resume is 'must' and {self.folder} holds no checkpoint; set it to 'if there is one', or look at the name "
                              f"{run.config.name!r}")
         own_folder(run, self.parent, "checkpoints")  # moves aside what is not gone on from
+        if not run.state.step:
+            rename_loras(run)
         for partial in self.folder.glob("*.partial"):  # of a process that was killed as it wrote
             partial.unlink()
-
         run.state.optimizer.register_step_pre_hook(lambda *_: self._moving(run))
 
     def after_step(self, run: ActiveRun, report: StepReport) -> None:
@@ -133,6 +134,13 @@ class CheckpointKeeper:
 
     def _lora_file(self, run: ActiveRun, step: int) -> Path:
         return run.config.rescue_folder / f"{run.config.name}_step_{step:06d}.safetensors"
+
+
+def rename_loras(run: ActiveRun) -> None:
+    """Those beside the checkpoints of an earlier run of this name: a new one would overwrite some and be taken to have left the others."""
+    for file in run.config.rescue_folder.glob(f"{run.config.name}_step_*.safetensors"):
+        if re.fullmatch(r"\d{6,}", file.stem.removeprefix(f"{run.config.name}_step_")):
+            file.replace(unused(file))
 
 
 def states(folder: Path) -> list[Path]:

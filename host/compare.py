@@ -31,12 +31,15 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """`rows`: pictures (B, H, W, C) of ROWS. Each change is between the base model and the LoRA for the same prompt and seed."""
+    """`rows`: pictures (B, H, W, C) of ROWS. Each change is between the base model and the LoRA for the same prompt and seed.
+    `notes`: what of the LoRA found no place.
+    """
 
     rows: tuple[Tensor, Tensor, Tensor, Tensor]
     prompts: Prompts
     padding: TextPadding
     padding_words: str
+    notes: tuple[str, ...] = ()
 
     def changes(self, with_trigger: bool) -> tuple[float, list[float]]:
         """Root mean square over all pictures, and for each; 0..1."""
@@ -54,7 +57,7 @@ class Comparison:
             f"Without the trigger the LoRA changes the pictures by {plain:.3f} (root mean square, 0 to 1)",
             f"With the trigger by {trigger:.3f}{times}",
             *(f"seed {seed}: {one:.3f} without, {other:.3f} with" for seed, one, other in each),
-            f"Text padding: {self.padding_words}"])
+            f"Text padding: {self.padding_words}", *self.notes])
 
     def json(self) -> str:
         (plain, each_plain), (trigger, each_trigger) = self.changes(False), self.changes(True)
@@ -79,4 +82,4 @@ def compare_lora(patcher: ModelPatcher, lora: Mapping[str, Tensor], prompts: Pro
             for seed in seeds_of(prompts.seed, prompts.count):
                 studio.sample(model, positive, negative, seed)
     base_plain, base_trigger, lora_plain, lora_trigger = studio.pictures().split(prompts.count)
-    return Comparison((base_plain, lora_plain, base_trigger, lora_trigger), prompts, padding, words)
+    return Comparison((base_plain, lora_plain, base_trigger, lora_trigger), prompts, padding, words, loaded.notes)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import comfy.model_management
-import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -17,6 +16,7 @@ from ..trainer.example import Example
 from ..trainer.seeds import generator
 from .denoiser import ComfyDenoiser, raw_denoiser
 from .examples import Examples
+from .lora_loading import put_on
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 0.95)  # from fine detail to layout
 
@@ -33,7 +33,7 @@ def borrow_for_prediction(patcher: ModelPatcher) -> Iterator[ComfyDenoiser]:
 
 
 def measure_drift(patcher: ModelPatcher, lora: Mapping[str, Tensor], training_set: TrainingSet, recipe: MaskRecipe, seed: int) -> Change:
-    """Compare predictions on noise that training never drew, with the LoRA as the host itself loads it."""
+    """Compare predictions on noise that training never drew, with the LoRA as Load LoRA (matched) puts it on."""
     examples = Examples(patcher, training_set, recipe)
     squares = squared_drift(patcher, lora, examples, seed, range(len(examples)))
     return Change.of([weighted_sums(square, examples[i].weight_1HW[0]) for i, square in enumerate(squares)])
@@ -43,8 +43,10 @@ def squared_drift(patcher: ModelPatcher, lora: Mapping[str, Tensor], examples: S
                   predicted: Callable[[int], None] = lambda count: None) -> list[Tensor]:
     """For each of the examples `which` the squared change of every latent cell, ([T,] H, W), float64 on the CPU: the mean over
     noise levels and channels of (adapted - base)^2. `predicted` is told how many of the 2 * len(which) looks are done.
+
+    Of the LoRA only the part on the diffusion model. Raises ValueError where it has none for this one.
     """
-    adapted, _ = comfy.sd.load_lora_for_models(patcher, None, dict(lora), 1.0, 0.0)
+    adapted = put_on(patcher, None, lora, 1.0, 0.0).model
     count = len(which)
     with torch.no_grad():
         after = predictions(adapted, examples, seed, which, predicted)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -18,7 +18,7 @@ from ..trainer.adapter import LoraAdapter
 from ..trainer.config import LoraSpec, choice
 from .denoiser import ComfyDenoiser
 from .frozen import frozen_layers
-from .training import copy_input, thaw
+from .training import copy_input, resident, thaw
 
 INJECTION_KEY = "masked_lora_text_training"
 SAME = 1e-2  # of the embeddings' largest value: what another precision or device may change
@@ -57,34 +57,28 @@ class TextEncoderSpec:
 
 
 class LiveText:
-    """The borrowed text encoders with their adapter. `model`: the trained model's patcher, which has to stay loaded beside them."""
+    """The borrowed text encoders with their adapter. `model`: the trained model's patcher, which has to stay loaded beside them with
+    `memory_required` bytes free for its forward pass.
+    """
 
-    def __init__(self, clip: comfy.sd.CLIP, adapter: LoraAdapter, spec: TextEncoderSpec, model: ModelPatcher) -> None:
-        self.clip, self.adapter, self.spec, self.model = clip, adapter, spec, model
-        self._enabled = True
+    def __init__(self, clip: comfy.sd.CLIP, adapter: LoraAdapter, spec: TextEncoderSpec, model: ModelPatcher, memory_required: float
+                 ) -> None:
+        self.clip, self.adapter, self.spec, self.model, self.memory_required = clip, adapter, spec, model, memory_required
 
-    def attach(self) -> None:
-        """ComfyUI asks for this whenever it loads the text encoders, also while the adapter is switched off."""
-        if self._enabled:
-            self.adapter.attach()
+    def load(self) -> None:
+        """Together with the model: a preview may have put other users of the text encoders, or of the memory, in their place."""
+        comfy.model_management.load_models_gpu([self.clip.patcher, self.model], memory_required=self.memory_required)
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
+    def disabled(self) -> AbstractContextManager[None]:
         """Inside, captions are read as if nothing had been learned."""
-        self._enabled = False
-        try:
-            with self.adapter.disabled():
-                yield
-        finally:
-            self._enabled = True
+        return self.adapter.disabled()
 
     def cond(self, caption: str, cached: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What is cached of a caption, with what CLIP adds to it encoded anew; gradients reach the adapter where they are enabled.
 
         T5 is not trained: beside it CLIP-L gives the pooled vector alone (Flux).
         """
-        # A preview may have put the text encoder's other users in its place.
-        comfy.model_management.load_models_gpu([self.clip.patcher, self.model])
+        self.load()
         tokens = self.clip.tokenize(caption)
         if "t5xxl" in tokens:
             self.clip.cond_stage_model.reset_clip_options()
@@ -109,27 +103,32 @@ class LiveText:
 
 
 @contextmanager
-def borrow_text_encoder(spec: TextEncoderSpec, patcher: ModelPatcher, denoiser: ComfyDenoiser, seed: int) -> Iterator[LiveText]:
+def borrow_text_encoder(spec: TextEncoderSpec, patcher: ModelPatcher, denoiser: ComfyDenoiser, seed: int,
+                        memory_required: float = 0.0) -> Iterator[LiveText]:
     """Lend the text encoders' own weights with a fresh LoRA on them, and give them back as they were.
 
-    Within `borrow_for_training` of `patcher`. Raises ValueError for text encoders that are not CLIP, before anything is touched.
+    Within `borrow_for_training` of `patcher`, with the same `memory_required`. Raises ValueError for text encoders that are not CLIP,
+    before anything is touched.
     """
     model = next(loaded for loaded in comfy.model_management.loaded_models() if loaded.is_clone(patcher))
-    clip = spec.clip.clone(disable_dynamic=True) if spec.clip.is_dynamic() else spec.clip.clone()
-    network = clip.cond_stage_model
-    require_trainable(clip, spec)
+    require_trainable(spec.clip)
+    clip = spec.clip.clone()
+    clip.patcher = resident(clip.patcher)
+    clip.cond_stage_model = network = clip.patcher.model  # under dynamic VRAM the twin's
     flags = {name: p.requires_grad for name, p in network.named_parameters()}
     try:
         thaw(network)
         adapter = LoraAdapter(network, spec.lora(), seed)
         adapter.detach()
-        text = LiveText(clip, adapter, spec, model)
-        clip.patcher.set_injections(INJECTION_KEY, [PatcherInjection(inject=lambda _: text.attach(), eject=lambda _: adapter.detach())])
-        comfy.model_management.load_models_gpu([clip.patcher, model])
+        text = LiveText(clip, adapter, spec, model, memory_required)
+        clip.patcher.set_injections(INJECTION_KEY, [PatcherInjection(inject=lambda _: adapter.attach(), eject=lambda _: adapter.detach())])
+        text.load()
         for parameter in adapter.parameters:
             parameter.data = parameter.data.to(clip.patcher.load_device)
             parameter.register_hook(lambda grad: grad / denoiser.gradient_scale)
-        with right_gradients(network):
+        with ExitStack() as stack:
+            stack.callback(adapter.detach)  # as in borrow_for_training
+            stack.enter_context(right_gradients(network))
             yield text
     finally:
         clip.patcher.eject_model()
@@ -138,7 +137,7 @@ def borrow_text_encoder(spec: TextEncoderSpec, patcher: ModelPatcher, denoiser: 
             parameter.requires_grad_(flags[name])
 
 
-def require_trainable(clip: comfy.sd.CLIP, spec: TextEncoderSpec) -> None:
+def require_trainable(clip: comfy.sd.CLIP) -> None:
     tokens: Mapping[str, object] = clip.tokenize("")
     pooled_alone = "t5xxl" in tokens and "l" in tokens and "g" not in tokens
     if not pooled_alone and not set(tokens) <= {"l", "g"}:

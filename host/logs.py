@@ -90,7 +90,8 @@ class LogObserver:
             logger.info("Masked LoRA: the log of the run is in %s", self.folder)
         for file in (self.table, self.events):
             if file is not None:
-                file.close()
+                with self.spared():  # closing writes what a full disk has not taken
+                    file.close()
 
     @contextmanager
     def spared(self) -> Iterator[None]:

@@ -42,12 +42,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraGrid:
-    """`pictures`: (rows * strengths, H, W, C), row by row. `chosen`: each row's text padding and words about it."""
+    """`pictures`: (rows * strengths, H, W, C), row by row. `chosen`: each row's text padding and words about it. `notes`: how rows
+    were scaled, and what of them found no place.
+    """
 
     pictures: Tensor
     rows: Sequence[Row]
     plan: Plan
     chosen: Sequence[tuple[TextPadding, str]]
+    notes: Sequence[str] = ()
 
     def grid(self) -> Pixels:
         return comparison_grid(self.pictures.split(len(self.plan.strengths)), [row.label for row in self.rows],
@@ -56,7 +59,8 @@ class LoraGrid:
     def words(self) -> str:
         strengths = ", ".join(f"{strength:g}" for strength in self.plan.strengths)
         return "\n".join([f"{len(self.rows)} LoRAs at strengths {strengths}, seed {self.plan.seed}: {len(self.pictures)} pictures",
-                          *(f"Text padding: {words}" for words in dict.fromkeys(words for _, words in self.chosen))])
+                          *(f"Text padding: {words}" for words in dict.fromkeys(words for _, words in self.chosen)),
+                          *self.notes])
 
     def json(self) -> str:
         rows = [{"label": row.label, "text_padding": asdict(spec)} for row, (spec, _) in zip(self.rows, self.chosen, strict=True)]
@@ -104,9 +108,10 @@ def lora_grid(patcher: ModelPatcher, rows: Sequence[Row], lora: Mapping[str, Ten
         raise ValueError("there is no LoRA for the grid; name one or more in loras, one a line, or connect lora")
     studio = Studio(settings, progress, total=len(rows) * len(plan.strengths))
     chosen: list[tuple[TextPadding, str]] = []
+    notes: list[str] = []
     encoded: dict[TextPadding, list[Conditioning]] = {}
     for row in rows:
-        weights = scaled_as_trained(load_lora(row.file), row.file)[0] if row.file else lora or LoraWeights({}, {})
+        weights, scaled = scaled_as_trained(load_lora(row.file), row.file) if row.file else (lora or LoraWeights({}, {}), "")
         spec, words = chosen_padding(weights, patcher, padding)
         chosen.append((spec, words))
         for strength in plan.strengths:
@@ -118,4 +123,5 @@ def lora_grid(patcher: ModelPatcher, rows: Sequence[Row], lora: Mapping[str, Ten
             else:
                 texts = encoded[spec] = [studio.encode(text, spec) for text in (plan.prompt, settings.negative)]
             studio.sample(loaded.model, *texts, plan.seed)
-    return LoraGrid(studio.pictures(), rows, plan, chosen)
+        notes += [f"{row.label}: {note}" for note in (scaled, *loaded.notes) if note]
+    return LoraGrid(studio.pictures(), rows, plan, chosen, notes)

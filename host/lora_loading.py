@@ -12,6 +12,7 @@ from comfy.sd import CLIP
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
+from ..dataset.words import counted
 from .peft_files import named_for_host
 from .warm_start import listed
 
@@ -82,11 +83,7 @@ def notes_on(lost: Collection[str], has_clip: bool) -> tuple[str, ...]:
     notes = []
     if encoder:
         why = "the CLIP that is connected has no such layers" if has_clip else "connect clip to load them"
-        notes.append(f"not loaded: {count(encoder)} of a text encoder, {why}: {listed(encoder)}")
+        notes.append(f"not loaded: {counted(len(encoder), 'key')} of a text encoder, {why}: {listed(encoder)}")
     if rest:
-        notes.append(f"not loaded: {count(rest)} that this model has no place for: {listed(rest)}")
+        notes.append(f"not loaded: {counted(len(rest), 'key')} that this model has no place for: {listed(rest)}")
     return tuple(notes)
-
-
-def count(keys: Collection[str]) -> str:
-    return "1 key" if len(keys) == 1 else f"{len(keys)} keys"

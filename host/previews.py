@@ -122,7 +122,10 @@ class PreviewObserver:
         if (grid := self.grid()) is None:
             return
         picture = Image.fromarray(grid)
-        picture.save(self.folder / "grid.png")
+        try:
+            picture.save(self.folder / "grid.png")
+        except OSError:  # a full disk must not cost what was learned
+            logger.exception("Masked LoRA: the grid of previews could not be written to %s", self.folder)
         if finished:
             show(run, picture)
         if self.failed:
@@ -216,8 +219,9 @@ def in_place_again(run: ActiveRun, patcher: ModelPatcher, guest: ModelPatcher) -
 
 
 def pixels_of(file: Path, size: tuple[int, int]) -> Tensor:
-    """(H, W, C); black where a preview is missing."""
-    if not file.exists():
+    """(H, W, C); black where a preview is missing, or was cut short as the process was killed."""
+    try:
+        with Image.open(file) as picture:
+            return torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
+    except (OSError, SyntaxError):  # Pillow's for some broken files
         return torch.zeros(*size, 3)
-    with Image.open(file) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255

@@ -121,11 +121,12 @@ def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfi
     patcher, started = resident(patcher), time.monotonic()
     if warning := unproven(patcher):
         logger.warning("Masked LoRA: %s", warning)
+    needed = training_memory(patcher, training_set, run.train)
     with ExitStack() as stack:
         model, adapter = stack.enter_context(borrow_for_training(
-            patcher, run.lora, seed=run.train.seed, checkpointing=run.checkpointing,
-            memory_required=training_memory(patcher, training_set, run.train)))
-        text = stack.enter_context(borrow_text_encoder(run.text_encoder, patcher, model, run.train.seed)) if run.text_encoder else None
+            patcher, run.lora, seed=run.train.seed, checkpointing=run.checkpointing, memory_required=needed))
+        text = stack.enter_context(borrow_text_encoder(
+            run.text_encoder, patcher, model, run.train.seed, needed)) if run.text_encoder else None
         examples = Examples(patcher, training_set, run.recipe, text=text)
         seen = look_at_weights(examples, run.recipe)
         with adapter.disabled():

@@ -124,16 +124,19 @@ def steps(run: ActiveRun) -> str:
 
 
 def memory(run: ActiveRun) -> str:
-    """An estimate in GB. ComfyUI unloads VAE and text encoders where their room is needed."""
+    """An estimate in GB. ComfyUI unloads VAE and text encoders where their room is needed, but for text encoders that are trained."""
     train, values = run.config.train, sum(p.numel() for p in run.state.parameters)
     state = STATE_BYTES.get(train.optimizer.name, 8) + (4 if train.ema else 0)
     parts = {"model": run.patcher.model_size(), "adapter and gradients": 8 * values, "optimizer": state * values,
              "activations": training_memory(run.patcher, run.training_set, train)}
+    others = "VAE and text encoders are unloaded where their"
+    if run.text:
+        parts["text encoders"], others = run.text.clip.patcher.model_size(), "the VAE is unloaded where its"
     said = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
     how = "computed twice, so less than that" if run.config.checkpointing else "several times that without gradient checkpointing"
     device = run.adapter.parameters[0].device
     return (f"{said} (ComfyUI's number for sampling; {how}); {gigabytes(comfy.model_management.get_free_memory(device))} free on {device} "
-            "now; VAE and text encoders are unloaded where their room is needed")
+            f"now; {others} room is needed")
 
 
 def gigabytes(size: float) -> str:

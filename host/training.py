@@ -62,7 +62,10 @@ def borrow_for_training(patcher: ModelPatcher, spec: LoraSpec, *, seed: int, che
             comfy.model_management.load_models_gpu([borrowed], memory_required=memory_required)
             for parameter in adapter.parameters:
                 parameter.data = parameter.data.to(borrowed.load_device)
-            with gradient_safe(network, checkpointing), above_underflow(denoiser, adapter):
+            with ExitStack() as stack:
+                stack.callback(adapter.detach)  # not by ComfyUI, where it unloaded the model while the adapter was disabled
+                stack.enter_context(gradient_safe(network, checkpointing))
+                stack.enter_context(above_underflow(denoiser, adapter))
                 yield denoiser, adapter
         finally:
             borrowed.eject_model()

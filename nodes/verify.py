@@ -142,10 +142,12 @@ class LoraGrid(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, loras: str = "", checkpoints: int = 1, **others: Any) -> str:
+    def fingerprint_inputs(cls, loras: str | None = "", checkpoints: int | None = 1, **others: Any) -> str:
         """Files may change under the same names."""
         from ..host.lora_grid import rows_of
 
+        if loras is None or checkpoints is None:  # from another node, and not known yet
+            return ""
         try:
             return repr([(row.label, row.file and row.file.stat().st_mtime_ns) for row in rows_of(loras, checkpoints)])
         except ValueError:  # told when the node runs: a training before it may yet write them

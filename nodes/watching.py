@@ -28,7 +28,8 @@ class Previews(io.ComfyNode):
                         "goes on bit for bit as without them, also where a preview has too little memory.",
             search_aliases=["sample images", "validation images", "training samples", "preview every n steps"],
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder; prompts are encoded once, before the first step."),
+                io.Clip.Input("clip", tooltip="The text encoder; prompts are encoded once, before the first step, or for every preview "
+                              "while it is trained."),
                 io.Vae.Input("vae", tooltip="Turns samples into pictures."),
                 io.String.Input("prompts", multiline=True, tooltip="One prompt a line, as many as you like."),
                 io.String.Input("negative", multiline=True, advanced=True, tooltip="What cfg above 1 moves away from, for all prompts."),

@@ -34,6 +34,7 @@ class LoraAdapter:
         draw = generator(seed, "adapter")
         kind = LAYERS[self.spec.kind]
         self.layers: dict[str, Adapted] = {}
+        self._off = False
         for name in names:
             base, (rank, scale) = network.get_submodule(name), self.spec.size(name)
             self.layers[name] = kind(base, kind.first(base, rank, draw), scale)
@@ -50,6 +51,9 @@ class LoraAdapter:
         return [parameter for layer in self.layers.values() for parameter in layer.learned().values()]
 
     def attach(self) -> None:
+        """Does nothing while the adapter is disabled: a host that loads the network again meanwhile attaches it as it always does."""
+        if self._off:
+            return
         for name, layer in self.layers.items():
             self._replace(name, layer)
 
@@ -60,10 +64,12 @@ class LoraAdapter:
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """The network predicts as if the adapter were not there; whatever happens inside, it is back afterwards."""
+        self._off = True
         self.detach()
         try:
             yield
         finally:
+            self._off = False
             self.attach()
 
     @contextmanager

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from . import tiny
+from .test_offloading import Dynamic
 from .test_resume import Ending
 
 CAPTIONS = ("a red star", "a blue (pibo:1.3) on a plain ground", "a pibo")
@@ -242,6 +243,67 @@ def test_without_its_adapter_the_text_is_what_the_cache_has(tried: Case) -> None
             for name, value in cached.cond.items():
                 assert torch.equal(plain[name], value), name
             assert not torch.equal(moved["pooled_output"], plain["pooled_output"])
+
+
+def test_without_what_was_learned_the_prediction_is_the_base_models(tried: Case) -> None:
+    """That of prior preservation and of validation: ComfyUI loads the model again whenever a caption is encoded."""
+    with borrow_for_training(tried.patcher, LoraSpec(rank=2), seed=1, checkpointing=False) as (denoiser, adapter), \
+            borrow_text_encoder(tried.spec, tried.patcher, denoiser, 1) as text, torch.no_grad():
+        draw = torch.Generator().manual_seed(2)
+        for parameter in (*adapter.parameters, *text.adapter.parameters):
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=draw)
+        example, plain = (Examples(tried.patcher, tried.data, MaskRecipe(), text=live)[0] for live in (text, None))
+
+        def prediction(cond: Any) -> Tensor:
+            return denoiser(example.latent_CHW[None], torch.tensor([0.6]), [cond])
+
+        with adapter.disabled():
+            expected = prediction(plain.cond)
+            with text.disabled():
+                kept = prediction(example.cond)
+        learned = prediction(example.cond)
+    assert torch.equal(kept, expected)
+    assert (learned - expected).abs().max() > 1e-3
+
+
+def test_under_dynamic_vram_a_twin_of_the_text_encoders_is_trained(tmp_path: Path) -> None:
+    tried = case("sd15")
+    plain = tried.train(tmp_path, steps=2)
+    own = tried.clip.patcher
+    tried.clip.patcher = Dynamic(own.model, own.load_device, own.offload_device)
+    with pytest.raises(ValueError, match="--disable-dynamic-vram"):
+        tried.train(tmp_path, steps=2)
+    tried.clip.patcher.cached_patcher_init = (lambda disable_dynamic: tiny_clip("sd15").patcher, ())
+    before = picture_of(tried.clip)
+    with tried.live() as text:
+        assert text.clip.cond_stage_model is text.clip.patcher.model is not tried.clip.cond_stage_model
+        assert not any("forward" in module.__dict__ for module in tried.clip.cond_stage_model.modules())
+    assert_same(before, picture_of(tried.clip))
+    found = tried.train(tmp_path, steps=2)
+    assert all(torch.equal(value, found.lora[key]) for key, value in plain.lora.items())
+
+
+def test_the_summary_tells_of_text_encoders_that_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tried = case("sd15")
+    with caplog.at_level("INFO"):
+        tried.train(tmp_path, steps=1)
+    (said,) = [line for line in caplog.text.splitlines() if line.startswith("  memory: ")]
+    assert f", text encoders {tried.clip.patcher.model_size() / 2**20:.1f} MB (" in said
+    assert said.endswith("; the VAE is unloaded where its room is needed")
+
+
+def test_room_for_the_forward_pass_stays_free_while_captions_are_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, asked, load = case("sd15"), [], comfy.model_management.load_models_gpu
+
+    def watched(models: Any, memory_required: float = 0, **others: Any) -> None:
+        if any(loaded.is_clone(tried.patcher) for loaded in models):
+            asked.append(memory_required)
+        load(models, memory_required, **others)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", watched)
+    tried.train(tmp_path, steps=2)
+    assert len(asked) > 4
+    assert set(asked) == {tried.patcher.memory_required([2, 4, 8, 8])}
 
 
 def test_other_users_of_the_clip_in_between_do_not_switch_the_adapter_off(tried: Case) -> None:

@@ -214,6 +214,19 @@ def test_a_full_disk_ends_the_log_and_not_the_training(models: Any, data: Traini
     assert caplog.text.count("training goes on without it") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_is_full_to_the_end_ends_the_log_and_not_the_training(models: Any, data: TrainingSet, tmp_path: Path) -> None:
+    """What could not be written is tried once more as the file is closed."""
+    def fill(run: Any) -> None:
+        logs.table.file = open("/dev/full", "a", encoding="utf-8", newline="")  # noqa: SIM115 - the log closes it
+        logs.table.writer = csv.writer(logs.table.file)
+
+    logs = LogSpec().observer(tmp_path)
+    plain = run_watched(models[0], data, tmp_path, steps=3)
+    assert same(plain.lora, run_observed(models[0], data, tmp_path, (logs, Told(started=fill)), steps=3).lora)
+    assert logs.broken
+
+
 def test_smoothing_starts_right_and_passes_over_gaps() -> None:
     assert np.allclose(smoothed(np.full(40, 0.7)), 0.7), "no pull towards zero at the start"
     values = np.array([math.nan, 1.0, math.nan, 3.0] * 75)

@@ -143,6 +143,25 @@ def test_a_full_disk_costs_the_picture_and_not_the_training(models: Models, data
     assert [m.kind for m in observer.marks] == ["preview failed"] * 3
 
 
+def test_a_grid_that_cannot_be_written_or_read_does_not_cost_what_was_learned(models: Models, data: TrainingSet, tmp_path: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    save = Image.Image.save
+
+    def full(picture: Image.Image, file: Any, *args: Any, **kwargs: Any) -> None:
+        if Path(file).name == "grid.png":
+            raise OSError(28, "No space left on device")
+        save(picture, file, *args, **kwargs)
+        if "000002_0" in str(file):  # as a kill leaves it
+            Path(file).write_bytes(Path(file).read_bytes()[:200])
+
+    plain = run_watched(models[0], data, tmp_path, steps=3)
+    monkeypatch.setattr(Image.Image, "save", full)
+    observer = spec_of(models).observer(tmp_path)
+    assert same(plain.lora, run_observed(models[0], data, tmp_path, (observer,), steps=3).lora)
+    assert observer.grid() is not None
+    assert not (tmp_path / "test_previews" / "grid.png").exists()
+
+
 @pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
 def test_other_errors_of_a_preview_end_the_run(models: Models, data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                kind: type[Exception]) -> None:

@@ -200,6 +200,15 @@ def test_never_moves_what_is_there_aside(case: Case, whole: RunResult) -> None:
     assert case.steps() == [8, 6]
 
 
+def test_loras_of_an_earlier_run_are_kept_under_other_names(case: Case) -> None:
+    case.stop_at(5)
+    old = load_lora(case.folder / "loras" / "run_step_000004.safetensors")
+    case.run(spec=Checkpoints(every=3, keep=2, resume="never"))
+    assert case.loras() == ["run_step_000004_2.safetensors", "run_step_000006.safetensors", "run_stopped_at_step_000005.safetensors"]
+    kept = load_lora(case.folder / "loras" / "run_step_000004_2.safetensors")
+    assert all(torch.equal(old[key], kept[key]) for key in old)
+
+
 def test_must_refuses_to_start_from_the_beginning(case: Case) -> None:
     with pytest.raises(ValueError, match="resume is 'must' and .*run_checkpoints holds no checkpoint"):
         case.run(spec=Checkpoints(resume="must"))

@@ -209,6 +209,16 @@ def test_unloading_all_models_in_mid_training_leaves_the_module_tree_clean(tmp_p
         assert lora.state_dict()
 
 
+def test_a_model_that_comfyui_unloads_while_the_adapter_is_off_is_given_back_without_it() -> None:
+    patcher, _ = tiny_patcher("flux")
+    before = [(name, id(module)) for name, module in patcher.model.named_modules()]
+    with pytest.raises(RuntimeError, match="no memory"), \
+            borrow_for_training(patcher, LoraSpec(rank=2), seed=1, checkpointing=False) as (_, adapter), adapter.disabled():
+        comfy.model_management.unload_all_models()
+        raise RuntimeError("no memory")
+    assert [(name, id(module)) for name, module in patcher.model.named_modules()] == before
+
+
 def test_no_second_copy_of_the_weights() -> None:
     patcher, arch = loaded_in_prompt("flux")
     with torch.inference_mode(), borrow_for_training(patcher, LoraSpec(rank=2), seed=0, checkpointing=False) as (model, _):

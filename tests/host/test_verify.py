@@ -24,6 +24,7 @@ from pack.host.studio import Settings, chosen_padding
 from pack.host.text import encode_text
 from pack.host.text_padding import PRESETS
 from pack.masks.recipe import MaskRecipe
+from pack.nodes.verify import LoraGrid as LoraGridNode
 from pack.trainer.seeds import generator
 from torch import Tensor
 
@@ -256,6 +257,11 @@ def test_names_of_files_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             rows_of(name, 3)
 
 
+def test_names_that_another_node_gives_do_not_sample_a_grid_again() -> None:
+    assert LoraGridNode.fingerprint_inputs(loras=None, checkpoints=4) == ""
+    assert LoraGridNode.fingerprint_inputs(loras="", checkpoints=None) == ""
+
+
 def test_strengths_are_numbers() -> None:
     assert strengths_of("0.5, 1 -2,") == (0.5, 1, -2)
     for text in ("", "a", "1; 2", "nan", "inf"):
@@ -274,6 +280,35 @@ def test_the_padding_is_that_of_the_lora_unless_one_is_connected(models: Models)
     assert chosen_padding(lora, models[0], PRESETS["zero-77"])[0] == PRESETS["zero-77"]
     assert chosen_padding(dict(lora), models[0], None)[0] == PRESETS["comfyui"]
     assert "unknown" in chosen_padding(dict(lora), models[0], None)[1]
+
+
+def test_what_of_a_lora_found_no_place_is_said(models: Models, tmp_path: Path) -> None:
+    patcher = models[0]
+    lora = lora_of(patcher)
+    strange = LoraWeights({**lora, "text_encoders.t5xxl.layer.lora_A.weight": torch.zeros(RANK, 1)}, lora.metadata)
+    peft = LoraWeights({k: v for k, v in strange.items() if not k.endswith(".alpha")},
+                       {"lora_adapter_metadata": json.dumps({"r": RANK, "lora_alpha": 2 * RANK})})
+    save_lora(peft, tmp_path / "peft.safetensors")
+    with torch.inference_mode():
+        compared = compare_lora(patcher, strange, PROMPTS, settings(models), None, Progress(None))
+        grid = lora_grid(patcher, [Row("one", tmp_path / "peft.safetensors")], None, Plan("a pibo", 9, (1.0,)), settings(models), None,
+                         Progress(None))
+    lost = "not loaded: 1 key of a text encoder, the CLIP that is connected has no such layers: text_encoders.t5xxl.layer.lora_A.weight"
+    assert compared.words().splitlines()[-1] == lost
+    scaled, unread = grid.words().splitlines()[-2:]
+    assert scaled.startswith("one: scaled by 2 as its peft configuration says")
+    assert unread.startswith("one: not loaded: 2 keys of a text encoder, "), "with the alpha that the configuration gave"
+
+
+def test_drift_of_a_file_by_peft_is_that_of_its_layers(models: Models) -> None:
+    """Its names are those of Load LoRA (matched), whose output a drift is measured of; ComfyUI's own loader knows none of them."""
+    patcher, clip, _ = models
+    data, lora = demo_set(clip), lora_of(patcher)
+    peft = {k.replace("diffusion_model.", "base_model.model."): v for k, v in lora.items()}
+    with torch.inference_mode():
+        assert measure_drift(patcher, peft, data, MaskRecipe(), 7) == measure_drift(patcher, lora, data, MaskRecipe(), 7)
+        with pytest.raises(ValueError, match="none of which belongs to Flux; choose a LoRA of this model"):
+            measure_drift(patcher, {"x.lora_A.weight": torch.zeros(1, 1)}, data, MaskRecipe(), 7)
 
 
 def test_a_lora_on_the_text_encoder_is_part_of_what_is_compared(models: Models) -> None:

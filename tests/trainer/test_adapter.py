@@ -54,6 +54,24 @@ def randomize(adapter: LoraAdapter) -> None:
         parameter.data = torch.randn(parameter.shape, generator=generator)
 
 
+def test_a_host_that_attaches_it_meanwhile_does_not_enable_it() -> None:
+    network = Network()
+    plain = network(data())
+    adapter = LoraAdapter(network, SPEC, 0)
+    randomize(adapter)
+    learned = network(data())
+    with adapter.disabled():
+        adapter.attach()
+        assert torch.equal(network(data()), plain)
+    assert torch.equal(network(data()), learned)
+    with pytest.raises(RuntimeError, match="inside"), adapter.disabled():
+        raise RuntimeError("inside")
+    adapter.detach()
+    adapter.attach()
+    assert torch.equal(network(data()), learned)
+    assert not torch.equal(learned, plain)
+
+
 def test_blocks_are_adapted_and_embedders_and_modulation_are_not() -> None:
     assert sorted(LoraAdapter(Network(), SPEC, 0).layers) == sorted(LAYERS)
 
