@@ -33,8 +33,8 @@ from pack.host.text_padding import PRESETS
 from pack.trainer.config import LoraSpec
 
 CAPTIONS, GUIDED, CFG = (5, 20, 77, 200), (20, 5), 3.5
-# By size of the model, for each size of picture: rounds, steps of a sampling run, and whether training is measured too.
-PLAN = {"tiny": {64: (1, 1, True), 128: (1, 1, False)}, "mid": {256: (3, 2, True), 512: (3, 1, True), 1024: (2, 1, False)}}
+# By size of the model, for each size of picture: rounds of sampling, steps of a sampling run, rounds of training.
+PLAN = {"tiny": {64: (1, 1, 1), 128: (1, 1, 0)}, "mid": {256: (3, 2, 3), 512: (3, 1, 2), 1024: (2, 1, 0)}}
 Seconds = dict[tuple[int, ...], float]
 
 
@@ -79,16 +79,17 @@ def medians(runs: dict[tuple[int, ...], Callable[[], float]], rounds: int) -> Se
 def measure(size: str, folder: Path) -> dict[str, dict[str, float]]:
     results: dict[str, dict[str, float]] = {"step_ratio": {}, "train_ratio": {}, "guided_ratio": {}, "flop_ratio": {}}
     model: ModelPatcher | None = None
-    for pixels, (rounds, steps, trained) in PLAN[size].items():
+    for pixels, (rounds, steps, training_rounds) in PLAN[size].items():
         setup = Setup("flux", size, pixels, "fp32")
         if model is None:
             _train_setup.write_weights(setup, folder / "weights.safetensors")
             model = _train_setup.load_model(setup, folder / "weights.safetensors")
-        every = [(tokens,) for tokens in (PADDED, *CAPTIONS)] + ([(PADDED, PADDED), GUIDED] if trained else [])
+        every = [(tokens,) for tokens in (PADDED, *CAPTIONS)] + ([(PADDED, PADDED), GUIDED] if training_rounds else [])
         runs = {lengths: sampling(setup, model, steps, lengths) for lengths in every}
         runs[(PADDED,)]()
         seconds = medians(runs, rounds)
-        learned = medians({(n,): training(setup, model, n, folder) for n in (PADDED, *CAPTIONS)}, rounds) if trained else {}
+        trainers = {(n,): training(setup, model, n, folder) for n in (PADDED, *CAPTIONS)}
+        learned = medians(trainers, training_rounds) if training_rounds else {}
         report(setup, seconds, learned, results)
     return results
 
