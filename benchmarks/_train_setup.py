@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,12 @@ def load_sdxl(file: str, dtype: str, disable_dynamic: bool = False) -> ModelPatc
 
 
 def make_data(setup: Setup, text: str) -> TrainingSet:
-    """Latents of the setup's size, masks that learn the left half, captions of which the padding is dropped ("short") or read."""
-    padding = TextPadding(attend="real") if text == "short" else TextPadding()
+    """Captions of which the padding is dropped ("short") or read."""
+    return training_set(setup, setup.tokens(text), TextPadding(attend="real") if text == "short" else TextPadding())
+
+
+def training_set(setup: Setup, lengths: Sequence[int], padding: TextPadding) -> TrainingSet:
+    """A picture for each of `lengths`, the tokens of its caption; latents of the setup's size, masks that learn the left half."""
     generator, (width, pooled) = torch.Generator().manual_seed(1), setup.captions()
     mask_THW = torch.zeros(1, setup.pixels, setup.pixels)
     mask_THW[..., :setup.pixels // 2] = 1
@@ -119,32 +124,34 @@ def make_data(setup: Setup, text: str) -> TrainingSet:
         cond = {"cross_attn": caption, "pooled_output": torch.randn(1, pooled, generator=generator)}
         return CachedExample(f"picture {number}", "", latent, mask_THW, cond, padding.to_json())
 
-    return TrainingSet(tuple(example(i, n) for i, n in enumerate(setup.tokens(text))), padding.to_json(), "")
+    return TrainingSet(tuple(example(i, n) for i, n in enumerate(lengths)), padding.to_json(), "")
 
 
 def flop_of_step(setup: Setup, text: str, batch: int) -> float | None:
-    """The least matrix work of one step of a LoRA on a frozen Flux: nothing is computed twice. None for SDXL.
+    """The least matrix work of one step of a LoRA on a frozen Flux: nothing is computed twice. None for SDXL."""
+    if setup.arch == "sdxl":
+        return None
+    lengths = setup.tokens(text)
+    return batch * sum(flop_of_picture(setup, tokens) for tokens in lengths) / len(lengths)
+
+
+def flop_of_picture(setup: Setup, tokens: int, training: bool = True) -> float:
+    """The matrix work of Flux on one picture with a caption of so many tokens: of a training step, or of a prediction alone.
 
     Each block's matrix of P weights does 2 P a token forward and 2 P backward to its input (a frozen weight has no gradient); the
     LoRA beside it, with p weights, 2 p forward and 4 p backward. Attention over N tokens of width h does 4 N^2 h forward and
     8 N^2 h backward in each block. Modulation and embeddings, once a picture or small, are left out.
     """
-    if setup.arch == "sdxl":
-        return None
     hidden, double, single, *_ = FLUX[setup.size]
-    picture = (setup.pixels // 16) ** 2
+    count = (setup.pixels // 16) ** 2 + tokens
     stream = [(3 * hidden, hidden), (hidden, hidden), (4 * hidden, hidden), (hidden, 4 * hidden)]
     both = [(7 * hidden, hidden), (hidden, 5 * hidden)]
+    weight, lora, attention = (4, 6 * RANK, 12) if training else (2, 0, 4)
 
     def linear(shapes: list[tuple[int, int]]) -> int:
-        return sum(4 * rows * columns + 6 * RANK * (rows + columns) for rows, columns in shapes)
+        return sum(weight * rows * columns + lora * (rows + columns) for rows, columns in shapes)
 
-    def one(tokens: float) -> float:
-        count = picture + tokens
-        return double * linear(stream) * count + single * linear(both) * count + (double + single) * 12 * count**2 * hidden
-
-    lengths = setup.tokens(text)
-    return batch * sum(map(one, lengths)) / len(lengths)
+    return double * linear(stream) * count + single * linear(both) * count + (double + single) * attention * count**2 * hidden
 
 
 def matmul_rate(setup: Setup) -> float:

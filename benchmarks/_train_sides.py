@@ -19,6 +19,7 @@ import comfy.utils  # isort: skip
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_train import TrainLoraNode
+from pack.dataset.cache import TrainingSet
 from pack.host.progress import Progress
 from pack.host.run import RunConfig, run_training
 from pack.masks.recipe import MaskRecipe
@@ -52,12 +53,15 @@ def runner(case: Case, setup: Setup, model: ModelPatcher, folder: Path) -> Calla
 
 
 def ours(case: Case, setup: Setup, model: ModelPatcher, folder: Path) -> Callable[[int], object]:
-    training_set = make_data(setup, case.text)
     lora = LoraSpec(rank=RANK, alpha=1.0, targets=".*") if case.everywhere else LoraSpec(rank=RANK, alpha=1.0)
+    return our_trainer(model, make_data(setup, case.text), folder, lora, case.batch, case.checkpointing)
 
+
+def our_trainer(model: ModelPatcher, training_set: TrainingSet, folder: Path, lora: LoraSpec, batch: int,
+                checkpointing: bool) -> Callable[[int], object]:
     def run(steps: int) -> object:
-        train = TrainConfig(steps=steps, batch_size=case.batch, learning_rate=RATE)
-        config = RunConfig(train=train, lora=lora, recipe=MaskRecipe(), checkpointing=case.checkpointing, name="benchmark",
+        train = TrainConfig(steps=steps, batch_size=batch, learning_rate=RATE)
+        config = RunConfig(train=train, lora=lora, recipe=MaskRecipe(), checkpointing=checkpointing, name="benchmark",
                            rescue_folder=folder)
         return run_training(model, training_set, config, Progress(None))
 
