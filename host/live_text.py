@@ -1,6 +1,7 @@
 """A LoRA on CLIP-L and CLIP-G beside that on the diffusion model: captions are then encoded anew in every step, with gradients."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from ..trainer.config import LoraSpec, choice
 from .denoiser import ComfyDenoiser
 from .frozen import frozen_layers
 from .training import copy_input, resident, thaw
+from .warm_start import warm_start_text
 
+logger = logging.getLogger(__name__)
 INJECTION_KEY = "masked_lora_text_training"
 SAME = 1e-2  # of the embeddings' largest value: what another precision or device may change
 
@@ -104,10 +107,11 @@ class LiveText:
 
 @contextmanager
 def borrow_text_encoder(spec: TextEncoderSpec, patcher: ModelPatcher, denoiser: ComfyDenoiser, seed: int,
-                        memory_required: float = 0.0) -> Iterator[LiveText]:
+                        memory_required: float = 0.0, start: str = "") -> Iterator[LiveText]:
     """Lend the text encoders' own weights with a fresh LoRA on them, and give them back as they were.
 
-    Within `borrow_for_training` of `patcher`, with the same `memory_required`. Raises ValueError for text encoders that are not CLIP,
+    Within `borrow_for_training` of `patcher`, with the same `memory_required`. `start`: a LoRA file to go on from, if it has a text
+    encoder part. Raises ValueError for text encoders that are not CLIP,
     before anything is touched.
     """
     model = next(loaded for loaded in comfy.model_management.loaded_models() if loaded.is_clone(patcher))
@@ -119,6 +123,8 @@ def borrow_text_encoder(spec: TextEncoderSpec, patcher: ModelPatcher, denoiser: 
     try:
         thaw(network)
         adapter = LoraAdapter(network, spec.lora(), seed)
+        if words := warm_start_text(adapter, start):
+            logger.info("Masked LoRA: %s", words)
         adapter.detach()
         text = LiveText(clip, adapter, spec, model, memory_required)
         clip.patcher.set_injections(INJECTION_KEY, [PatcherInjection(inject=lambda _: adapter.attach(), eject=lambda _: adapter.detach())])

@@ -20,6 +20,7 @@ from .text_padding import TextPadding
 logger = logging.getLogger(__name__)
 FORMAT_VERSION = "1"
 PREFIX, TEXT_PREFIX = "diffusion_model.", "text_encoders."
+TEXT_ENCODER = ("lora_te", "text_encoder", "lora_prior_te")  # how names of a text encoder's layers begin, whoever wrote the file
 # modelspec.architecture of Stability's model spec 1.0.1, and sd-scripts' name of the base (library/flux_utils.py); an unlisted
 # model gets its class name.
 ARCHITECTURES = {"Flux": "flux-1-dev", "SD3": "stable-diffusion-3"}

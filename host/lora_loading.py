@@ -13,10 +13,10 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ..dataset.words import counted
+from .lora_format import TEXT_ENCODER
 from .peft_files import named_for_host
 from .warm_start import listed
 
-TEXT_ENCODER = ("lora_te", "text_encoder", "lora_prior_te")  # how names of a text encoder's layers begin
 # Parts of a layer that comfy.lora.load_lora reads itself; all others are an adapter's, which knows what it read.
 DIRECT = ("alpha", "dora_scale", "w_norm", "b_norm", "diff", "diff_b", "set_weight")
 

@@ -22,7 +22,7 @@ from ..dataset.item import Item
 from ..dataset.load import load_item
 from .architectures import READ_REFERENCES, reference_method
 from .examples import natural
-from .text import Conditioning, stamped
+from .text import SPEC_KEY, Conditioning
 from .text_padding import TextPadding
 
 MEGAPIXEL = 1024 * 1024
@@ -79,7 +79,7 @@ def encode_with_pictures(clip: comfy.sd.CLIP, text: str, padding: TextPadding, p
         raise ValueError("this text encoder does not read T5, so padding modes mean nothing to it; use the preset 'comfyui'")
     images = [load_item(picture).image_THWC for picture in pictures]
     conditioning: Conditioning = TextEncodeQwenImageEditPlus.execute(clip, text, None, *images)[0]
-    return stamped(conditioning, padding)
+    return [[cond, {**extra, SPEC_KEY: padding.to_json()}] for cond, extra in conditioning]
 
 
 def reference_lines(items: Sequence[Item], use: ReferenceUse) -> list[str]:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from ..dataset.cache import TrainingSet
 from ..masks.recipe import MaskRecipe
 from ..trainer.adapter import LoraAdapter
+from ..trainer.adapter_spec import AdapterSpec
 from ..trainer.config import LoraSpec, TrainConfig
 from ..trainer.draws import Batch
 from ..trainer.example import StepReport
@@ -126,7 +127,7 @@ def run_training(patcher: ModelPatcher, training_set: TrainingSet, run: RunConfi
         model, adapter = stack.enter_context(borrow_for_training(
             patcher, run.lora, seed=run.train.seed, checkpointing=run.checkpointing, memory_required=needed))
         text = stack.enter_context(borrow_text_encoder(
-            run.text_encoder, patcher, model, run.train.seed, needed)) if run.text_encoder else None
+            run.text_encoder, patcher, model, run.train.seed, needed, AdapterSpec.of(run.lora).start)) if run.text_encoder else None
         examples = Examples(patcher, training_set, run.recipe, text=text)
         seen = look_at_weights(examples, run.recipe)
         with adapter.disabled():

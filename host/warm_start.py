@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..trainer.adapter import LoraAdapter
 from ..trainer.linear import is_linear
-from .lora_format import PREFIX, load_lora
+from .lora_format import PREFIX, TEXT_ENCODER, load_lora
 from .peft_files import named_for_host, scaled_as_trained
 
 logger = logging.getLogger(__name__)
@@ -37,14 +37,33 @@ def warm_start(adapter: LoraAdapter, patcher: ModelPatcher) -> str:
     return f"{words}; {scaled}" if scaled else words
 
 
+def warm_start_text(adapter: LoraAdapter, start: str) -> str:
+    """The same for text encoders, from the part of the file that is theirs; '' where there is none."""
+    if not start:
+        return ""
+    lora = scaled_as_trained(load_lora(Path(start)), Path(start))[0]
+    lora = {key: tensor for key, tensor in lora.items() if key.startswith(TEXT_ENCODER)}
+    if not lora:
+        return ""
+    with adapter.disabled():
+        state, _ = read(comfy.lora.model_lora_keys_clip(adapter.network, {}), adapter.network, "", lora)
+    chosen = {key: tensor for key, tensor in state.items() if key.split(".lora_")[0].removesuffix(".alpha") in adapter.layers}
+    if chosen:
+        adapter.adopt(chosen)
+    layers = sum(key.endswith(".alpha") for key in chosen)
+    return f"the text encoders start from {layers} layers of the LoRA" if layers else ""
+
+
 def start_from(adapter: LoraAdapter, patcher: ModelPatcher, lora: Mapping[str, Tensor]) -> str:
     """Let `adapter` go on from a LoRA file's tensors, with the file's ranks and alphas, and say in words what came of it.
 
     Raises ValueError for a file of which nothing belongs to this model, of another kind of adapter, or with layers that the trainer
-    cannot train. Layers that are not linear, and a text encoder's, have no place in the adapter: they are named in a warning.
+    cannot train. Layers that are not linear have no place in the adapter: they are named in a warning. A text encoder's are for
+    `warm_start_text`.
     """
+    own = {key: tensor for key, tensor in lora.items() if not key.startswith(TEXT_ENCODER)}
     with adapter.disabled():  # ComfyUI's key maps are made from the names of the model's own weights
-        state, left_out = read(patcher, lora)
+        state, left_out = read(comfy.lora.model_lora_keys_unet(patcher.model, {}), patcher.model.diffusion_model, PREFIX, own)
     adapter.adopt(state)
     ranks = sorted({layer.rank for name, layer in adapter.layers.items() if f"{name}.alpha" in state})
     fresh = sum(f"{name}.alpha" not in state for name in adapter.layers)
@@ -54,20 +73,21 @@ def start_from(adapter: LoraAdapter, patcher: ModelPatcher, lora: Mapping[str, T
         logger.warning("Masked LoRA: %d names of the LoRA to start from are no linear layers of this model and are left out: %s",
                        len(left_out), listed(left_out))
         words += f"; {len(left_out)} of its names left out"
-    return words
+    return words + ("; its text encoder part is for Text Encoder LoRA" if len(own) < len(lora) else "")
 
 
-def read(patcher: ModelPatcher, lora: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The file as our own `state_dict` would have it, and the names in it that found no place."""
-    places = comfy.lora.model_lora_keys_unet(patcher.model, {})
+def read(places: dict[str, Any], network: nn.Module, prefix: str, lora: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The file as our own `state_dict` would have it, and the names in it that found no place.
+
+    `places`: ComfyUI's map from names in files to weights, which have `prefix` before their names in `network`.
+    """
     file = comfy.lora_convert.convert_lora(named_for_host(lora, places))
     patches = comfy.lora.load_lora(file, places, log_missing=False)
-    network = patcher.model.diffusion_model
     layers: dict[str, list[Patch]] = {}
     loaded, left_out = set[str](), list[str]()
     for target, adapter in patches.items():
         key, *where = target if isinstance(target, tuple) else (target,)
-        name = key.removeprefix(PREFIX).removesuffix(".weight")
+        name = key.removeprefix(prefix).removesuffix(".weight")
         loaded |= getattr(adapter, "loaded_keys", set())
         if isinstance(adapter, WeightAdapterBase) and linear_or_none(network, name) is not None:
             layers.setdefault(name, []).append(Patch(adapter, *where))
@@ -75,7 +95,7 @@ def read(patcher: ModelPatcher, lora: Mapping[str, Tensor]) -> tuple[dict[str, T
             left_out.append(key)
     if not layers:
         raise ValueError(f"the LoRA to start from has {listed(list(lora))}, none of which belongs to a linear layer of "
-                         f"{type(patcher.model).__name__}; choose a LoRA of this model")
+                         f"{type(network).__name__}; choose a LoRA of this model")
     state: dict[str, Tensor] = {}
     for name, found in layers.items():
         whole = len(found) == 1 and found[0].offset is None and found[0].function is None

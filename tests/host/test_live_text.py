@@ -327,6 +327,22 @@ def test_stopped_and_resumed_it_ends_at_the_same_lora(tmp_path: Path) -> None:
         tried.train(tmp_path, steps=6, spec=replace(tried.spec, alpha=1.0), observers=(keeper.observer(tmp_path),))
 
 
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_a_training_goes_on_from_the_text_encoder_part_of_a_file(kind: str, tmp_path: Path) -> None:
+    tried = case(kind)
+    first = tried.train(tmp_path, steps=3).lora
+    save_lora(first, tmp_path / "first.safetensors")
+    with borrow_for_training(tried.patcher, LoraSpec(rank=2), seed=1, checkpointing=False) as (denoiser, _), torch.no_grad():
+        start = str(tmp_path / "first.safetensors")
+        with borrow_text_encoder(tried.spec, tried.patcher, denoiser, 1, start=start) as text:
+            state, goes_on = text.adapter.state_dict(), text.cond(CAPTIONS[1], tried.data.examples[1].cond)
+    assert all(torch.equal(value, first[f"text_encoders.{name}"]) for name, value in state.items())
+    _, loaded = comfy.sd.load_lora_for_models(tried.patcher, tried.clip, dict(first), 1.0, 1.0)
+    with torch.inference_mode():
+        sampled = encode_caption(loaded, CAPTIONS[1], PRESETS["comfyui"])
+    assert (goes_on["pooled_output"] - sampled["pooled_output"]).abs().max() < 1e-5 * sampled["pooled_output"].abs().max()
+
+
 def test_the_text_encoders_learn_at_their_own_rate() -> None:
     model, text = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     state = TrainingState([model], TrainConfig(steps=2, learning_rate=0.1, optimizer=OptimizerSpec(name="sgd", momentum=0.0)), [text], 0.25)

@@ -83,7 +83,7 @@ def test_loras_by_name_and_loaded_ones(comfy: Comfy) -> None:
     core = graph.add("LoraLoaderModelOnly", model=demo[0], lora_name="named_00001.safetensors", strength_model=0.75)
     common = {"model": demo[0], "clip": demo[1], "vae": demo[2], **SIZE}
     grid = graph.add("MaskedLoRA_LoraGrid", **common, loras="named_00001", strengths="0.75", prompt=TEXT)
-    connected = graph.add("MaskedLoRA_LoraGrid", **common, loras="", lora=loaded[2], strengths="0.75", prompt=TEXT)
+    connected = graph.add("MaskedLoRA_LoraGrid", **common, loras="", lora=loaded[3], strengths="0.75", prompt=TEXT)
     expected = by_core(graph, demo, core[0], loaded[1])
     equal = [difference(graph, expected, grid[1]), difference(graph, expected, connected[1])]
     run = comfy.run(graph)
