@@ -115,13 +115,20 @@ def report(loras: Sequence[AppliedLora], prompts: Sequence[Prompt], found: Seque
 def warn_before_sampling(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Any:
     """One warning for a whole sampling run, in the console and on the sampler's node; what is sampled is not touched."""
     guider = executor.class_obj
-    if found := problems(marks(guider.model_patcher), sampled_prompts(guider)):
-        words = "text padding differs: " + "; ".join(found)
-        logger.warning("Masked LoRA: %s", words)
+    loras, prompts = marks(guider.model_patcher), sampled_prompts(guider)
+    if found := problems(loras, prompts):
+        logger.warning("Masked LoRA: text padding differs: %s", "; ".join(found))
         context = get_executing_context()
-        show_text(words, context.node_id if context else None)
+        show_text(in_short(loras, prompts), context.node_id if context else None)
     proceed: Callable[..., Any] = executor
     return proceed(*args, **kwargs)
+
+
+def in_short(loras: Sequence[AppliedLora], prompts: Sequence[Prompt]) -> str:
+    """A line that fits on a sampler's node, with the names of presets."""
+    here = sorted({NOT_TOLD if padding is None else padding.preset for prompt in prompts for padding in prompt.paddings})
+    trained = sorted({lora.trained.padding.preset for lora in loras if lora.trained.known != "assumed"})
+    return f"text padding differs: {', '.join(here)} here, {', '.join(trained) or NOT_TOLD} in training"
 
 
 def sampled_prompts(guider: Any) -> list[Prompt]:

@@ -59,7 +59,7 @@ def sample(g: Graph, model: Output, adapted: Output, clip: Output, vae: Output, 
         words = "ComfyUI's padding" if padding is plain else "matched"
         conds[padding, title], = g.add("MaskedLoRA_TextEncode", (1770, 230 + 245 * i), (240, 190), f"{title}, {words}", clip=clip,
                                        text=text, padding=padding)
-    latent, = g.add("EmptySD3LatentImage", (2040, 1010), (250, 140), width=128, height=128, batch_size=4)
+    latent, = g.add("EmptySD3LatentImage", (2040, 1240), (250, 140), width=128, height=128, batch_size=4)
     runs = (("before", model, plain), ("after, matched", adapted, trained_padding), ("after, other padding", adapted, plain))
     rows = {}
     for i, (words, source, padding) in enumerate(runs):

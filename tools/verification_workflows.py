@@ -66,8 +66,8 @@ REGIMES = {"none": "comfyui", "zero": "comfyui-zero", "mask": "comfyui-mask"}
 def padding_study(schemas: dict[str, Any]) -> Graph:
     g = Graph(schemas)
     g.note((0, 30), (680, 310), PADDING_NOTE)
-    g.group("Model, pictures and masks", 0, 360, 680, 1200, BLUE)
-    g.group("One prompt under three paddings", 700, 0, 620, 1560, BLUE)
+    g.group("Model, pictures and masks", 0, 360, 680, 1380, BLUE)
+    g.group("One prompt under three paddings", 700, 0, 620, 1740, BLUE)
     left, right = Column(g, 20, 435, 300), Column(g, 360, 435, 300)
     model, clip, vae = left.add("MaskedLoRA_DemoModel", 110)
     loaded = left.add("MaskedLoRA_LoadFolder", 640, folder="demo", mask_source="folder")[0]
@@ -85,17 +85,17 @@ def padding_study(schemas: dict[str, Any]) -> Graph:
     rows = {}
     for i, (name, padding) in enumerate(regimes.items()):
         x = 1340 + 640 * i
-        g.group(f"Trained {name}, sampled three ways", x, 0, 620, 1560, GREEN)
+        g.group(f"Trained {name}, sampled three ways", x, 0, 620, 1740, GREEN)
         train, draw = Column(g, x + 20, 75, 300), Column(g, x + 350, 75, 250)
         training_set = train.add("MaskedLoRA_EncodeTrainingSet", 350, data_set=data_set, clip=clip, vae=vae, padding=padding)[0]
         settings = TRAINING | {"steps": 120, "name": f"padding_{name}"}
         lora = train.add("MaskedLoRA_Train", 815, model=model, training_set=training_set, recipe=recipe, **settings)[0]
         adapted = train.add("MaskedLoRA_ApplyLora", 190, model=model, lora=lora)[0]
-        samples = [draw.add("KSampler", 262, f"KSampler: {name}, sampled {way}", **SAMPLING, model=adapted, latent_image=latent,
+        samples = [draw.add("KSampler", 420, f"KSampler: {name}, sampled {way}", **SAMPLING, model=adapted, latent_image=latent,
                             positive=conds["pibo", way], negative=conds["empty", way])[0] for way in regimes]
         together, = draw.add("BatchLatentsNode", 100, **{f"latents.latent{n}": sample for n, sample in enumerate(samples)})
         rows[f"rows.row{i}"], = draw.add("VAEDecode", 60, samples=together, vae=vae)
-    g.group("Rows: trained, columns: sampled", 1340 + 640 * 3, 0, 640, 1560, YELLOW)
+    g.group("Rows: trained, columns: sampled", 1340 + 640 * 3, 0, 640, 1740, YELLOW)
     seen = Column(g, 1340 + 640 * 3 + 20, 75, 600)
     grid, = seen.add("MaskedLoRA_CompareGrid", 310, **rows, labels="\n".join(f"trained {name}" for name in REGIMES),
                      columns="\n".join(f"sampled {name}" for name in REGIMES))

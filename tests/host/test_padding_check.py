@@ -144,12 +144,12 @@ def test_the_warning_stands_on_the_node_that_samples(monkeypatch: pytest.MonkeyP
         shown: list[tuple[str, str]] = []
 
         def send_progress_text(self, text: str, node_id: str) -> None:
-            self.shown.append((text.partition(":")[0], node_id))
+            self.shown.append((text, node_id))
 
     monkeypatch.setattr(PromptServer, "instance", Page(), raising=False)
     with CurrentNodeContext("a prompt", "17"):
         sampled(with_loras(lora(MASK)), prompt(NONE), prompt(MASK))
-    assert Page.shown == [("text padding differs", "17")]
+    assert Page.shown == [("text padding differs: mask-512, none-512 here, mask-512 in training", "17")]
 
 
 @pytest.mark.parametrize(("positive", "negative", "cfg"), [
