@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,7 +44,9 @@ main(Path(sys.argv[2]), int(sys.argv[3]))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
 def test_killed_at_any_moment_and_resumed_gives_the_same_lora(tmp_path: Path) -> None:
-    run = subprocess.run([sys.executable, "-c", PROGRAM, str(ROOT), str(tmp_path), "5"], capture_output=True, text=True, check=False)
+    # One thread: a process that forks must have no OpenMP threads, which the child would wait for.
+    run = subprocess.run([sys.executable, "-c", PROGRAM, str(ROOT), str(tmp_path), "5"], capture_output=True, text=True, check=False,
+                         env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, timeout=600)
     assert run.returncode == 0, run.stderr[-3000:]
     told = json.loads(run.stdout.splitlines()[-1])
     assert told["equal"], told
