@@ -63,9 +63,11 @@ def arm_values(found: Findings, arm: Arm) -> dict[str, Spread]:
 
 
 def reaches_none(found: Findings, arm: str, seed: int) -> float:
-    """The step at which a LoRA has the error inside the masks that the one trained with plain padding ends with, same seed."""
-    plain = found.curve("none", seed)
-    return reached(found.curve(arm, seed), plain[max(plain)])
+    """The step at which a LoRA has the lowest error inside the masks that the one trained with plain padding ever has, same seed.
+
+    Not the error that it ends with: pictures that are learned by heart raise it again, and all LoRAs pass that on their way down.
+    """
+    return reached(found.curve(arm, seed), min(found.curve("none", seed).values()))
 
 
 def claims(found: Findings) -> dict[str, Any]:
@@ -79,8 +81,8 @@ def claims(found: Findings) -> dict[str, Any]:
 
     plan, answers = found.plan, {}
     for arm in ("zero", "mask"):
-        late = [min(reaches_none(found, arm, seed), 2 * plan.steps) for seed in plan.seeds]
-        answers[f"{arm} converges sooner than none (steps saved)"] = compared([plan.steps] * len(late), late)
+        late, plain_late = ([min(reaches_none(found, name, seed), 2 * plan.steps) for seed in plan.seeds] for name in (arm, "none"))
+        answers[f"{arm} converges sooner than none (steps saved)"] = compared(plain_late, late)
         plain, own = value(arm, "none", "subject"), value(arm, arm, "subject")
         answers[f"a {arm} LoRA shows the subject more often sampled its own way than the plain way"] = compared(own, plain)
         answers[f"a {arm} LoRA follows prompts of the subject better sampled its own way"] = compared(

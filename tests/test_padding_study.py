@@ -229,6 +229,21 @@ def test_a_lower_curve_converges_sooner(study: Study) -> None:
     assert "| not always |" in study.report.curve_table(found)
 
 
+def test_overfitting_is_no_convergence(study: Study) -> None:
+    """The plain LoRA is as good as the others at its best, and worse at its end."""
+    found = findings(study)
+    for seed in SEEDS:
+        for arm in ("none", "zero", "mask"):
+            steps = sorted(found.records[arm, seed]["validation"], key=int)
+            errors = {step: 1 - int(step) / 1000 for step in steps}
+            if arm == "none":
+                errors[steps[-1]] = errors[steps[1]]
+                errors[steps[-2]] = 1 - int(steps[-1]) / 1000
+            found.records[arm, seed]["validation"].update({step: {"inside": error, "outside": 0.0} for step, error in errors.items()})
+    answers = study.report.claims(found)
+    assert answers["mask converges sooner than none (steps saved)"]["verdict"] == "no, the other way round"
+
+
 def test_json_has_no_nan(study: Study) -> None:
     import json
 
