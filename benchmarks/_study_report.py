@@ -145,7 +145,7 @@ def curve_table(found: Findings) -> str:
         early = [reaches_none(found, arm.name, seed) for seed in found.plan.seeds]
         when = Spread.of(early).words(0) if all(math.isfinite(step) for step in early) else "not always"
         rows.append([arm.name, *(Spread.of([curve[step] for curve in curves]).words(4) for step in steps), when])
-    return table(["trained", *(f"step {step}" for step in steps), "as good as none at its end, at step"], rows)
+    return table(["trained", *(f"step {step}" for step in steps), "as good as none at its best, at step"], rows)
 
 
 def loss_table(found: Findings) -> str:
