@@ -196,7 +196,7 @@ def test_quantized_layers_give_the_gradient_of_the_model_that_they_stand_for(for
     exact = gradient(load(dequantized(patcher, arch)), arch)
     with inputs_rounded(patcher, False):
         found = gradient(patcher, arch, checkpointing)
-    assert distance(found[0], exact[0]) <= ROUNDING[form] * (form in INTEGER)
+    assert distance(found[0], exact[0]) <= (ROUNDING[form] if form in INTEGER else 2e-6)  # threads add up in another order
     with inputs_rounded(patcher, True):
         rounded = gradient(patcher, arch, checkpointing)
     assert 1e-3 < distance(rounded[0], exact[0]) <= ROUNDING[form]
