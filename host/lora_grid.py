@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..masks.canvas import Pixels
 from ..masks.comparison import comparison_grid, evenly
+from ..trainer.numbers import numbers
 from .lora_format import LoraWeights, load_lora
 from .lora_loading import put_on
 from .peft_files import scaled_as_trained
@@ -69,13 +69,9 @@ class LoraGrid:
 
 def strengths_of(text: str) -> tuple[float, ...]:
     """Numbers with commas or spaces between them; raises ValueError for anything else and for none."""
-    try:
-        found = tuple(float(part) for part in text.replace(",", " ").split())
-    except ValueError:
-        found = ()
-    if not found or not all(map(math.isfinite, found)):
-        raise ValueError(f"strengths are {text!r}; give numbers with commas between them, such as '0.5, 0.75, 1'")
-    return found
+    if not text.replace(",", "").strip():
+        raise ValueError("strengths are empty; give numbers with commas between them, such as '0.5, 0.75, 1'")
+    return numbers(text, "strengths are", "0.5, 0.75, 1")
 
 
 def rows_of(text: str, most: int) -> list[Row]:

@@ -117,8 +117,9 @@ class Noise(io.ComfyNode):
     @classmethod
     def execute(cls, distribution: str, shift: float, flux_shift: bool, minimum: float, maximum: float, mean: float, std: float,
                 scale: float, alpha: float, beta: float, curve: str) -> io.NodeOutput:
-        from ..trainer.noise import NoiseLevels, numbers
+        from ..trainer.noise import NoiseLevels
+        from ..trainer.numbers import numbers
 
         return io.NodeOutput(NoiseLevels(
             distribution=distribution, shift=shift, flux_shift=flux_shift, minimum=minimum, maximum=maximum, mean=mean, std=std,
-            scale=scale, alpha=alpha, beta=beta, curve=numbers(curve)))
+            scale=scale, alpha=alpha, beta=beta, curve=numbers(curve, "noise curve is", "0, 1, 0")))

@@ -86,9 +86,10 @@ class Validation(io.ComfyNode):
     @classmethod
     def execute(cls, training_set: Set, every: int, levels: str, draws: int, seed: int) -> io.NodeOutput:
         from ..host.validation import ValidationPlan
-        from ..trainer.validation import ValidationSpec, levels_of
+        from ..trainer.numbers import numbers
+        from ..trainer.validation import ValidationSpec
 
-        spec = ValidationSpec(levels=levels_of(levels), draws=draws, seed=seed)
+        spec = ValidationSpec(levels=numbers(levels, "validation levels are", "0.2, 0.5, 0.8"), draws=draws, seed=seed)
         return io.NodeOutput(ValidationPlan(every=every, training_set=training_set, spec=spec))
 
 

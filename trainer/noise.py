@@ -91,14 +91,6 @@ class NoiseLevels:
         return {k: v for k, v in asdict(self).items() if k == "distribution" or v != default[k]}
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """Numbers with commas or spaces between them; raises ValueError for anything else."""
-    try:
-        return tuple(float(part) for part in text.replace(",", " ").split())
-    except ValueError as error:
-        raise ValueError(f"noise curve is {text!r}; give numbers with commas between them, such as '0, 1, 0'") from error
-
-
 def flux_mu(image_tokens: float) -> float:
     """The logarithm of the shift that Flux samples with: 0.5 at 256 image tokens, 1.15 at 4096 (black-forest-labs/flux, sampling.py)."""
     (x0, y0), (x1, y1) = FLUX_SHIFT

@@ -30,14 +30,6 @@ class ValidationSpec:
             raise ValueError(f"validation draws are {self.draws}; use 1 or more")
 
 
-def levels_of(text: str) -> tuple[float, ...]:
-    """Numbers with commas or spaces between them; raises ValueError for anything else."""
-    try:
-        return tuple(float(part) for part in text.replace(",", " ").split())
-    except ValueError as error:
-        raise ValueError(f"validation levels are {text!r}; give numbers with commas between them, such as '0.2, 0.5, 0.8'") from error
-
-
 @dataclass(frozen=True, slots=True)
 class ErrorMeans:
     """Mean squared errors of the prediction: of all cells alike, weighted by the mask, and weighted by its complement.
