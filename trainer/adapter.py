@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +40,10 @@ class LoraAdapter:
             self.layers[name] = kind(base, kind.first(base, rank, draw), scale)
         for parameter in network.parameters():
             parameter.requires_grad_(False)
-        try:
+        with ExitStack() as undo:  # a Cancel too leaves the network's modules as they were
+            undo.callback(self.detach)
             self.attach()
-        except BaseException:  # a Cancel too leaves the network's modules as they were
-            self.detach()
-            raise
+            undo.pop_all()
 
     @property
     def parameters(self) -> list[nn.Parameter]:
