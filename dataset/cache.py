@@ -120,10 +120,9 @@ class StoredExamples(Sequence[CachedExample]):
             return StoredExamples(self.cache, self.refs[index], self.text_padding, self.on_loss)
         ref = self.refs[index]
         latent = self._load(self.cache.latents, ref.latent_key, ref.name)[LATENT]
-        shown = self.references(index)
-        alternatives, dropped = (tuple(OtherText(caption, partial(self._cond, ref, key, shown)) for caption, key, _ in texts)
+        alternatives, dropped = (tuple(OtherText(caption, partial(self._cond, index, key)) for caption, key, _ in texts)
                                  for texts in (ref.alternatives, ref.dropped))
-        return CachedExample(ref.name, ref.caption, latent, self.mask(index), self._cond(ref, ref.text_key, shown), self.text_padding,
+        return CachedExample(ref.name, ref.caption, latent, self.mask(index), self._cond(index, ref.text_key), self.text_padding,
                              ref.repeats, ref.weight, ref.regularisation, alternatives=alternatives, dropped=dropped)
 
     def references(self, index: int) -> dict[str, Tensor]:
@@ -132,8 +131,8 @@ class StoredExamples(Sequence[CachedExample]):
         return {f"{REFERENCES}.{place}": self._load(self.cache.latents, key, ref.name)[LATENT][None]
                 for place, (key, _) in enumerate(ref.references)}
 
-    def _cond(self, ref: ExampleRef, text_key: str, shown: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {**self._load(self.cache.texts, text_key, ref.name), **shown}
+    def _cond(self, index: int, text_key: str) -> dict[str, Tensor]:
+        return self._load(self.cache.texts, text_key, self.refs[index].name) | self.references(index)
 
     def mask(self, index: int) -> Tensor | None:
         """The raw mask alone, float32 (T, H, W); the latent is not read."""
