@@ -82,14 +82,16 @@ class LiveText:
         T5 is not trained: beside it CLIP-L gives the pooled vector alone (Flux).
         """
         self.load()
-        tokens = self.clip.tokenize(caption)
+        tokens, network = self.clip.tokenize(caption), self.clip.cond_stage_model
+        # As CLIP.encode_from_tokens, which would load the text encoders by themselves and may push the model out.
+        network.reset_clip_options()
+        if self.clip.layer_idx is not None:
+            network.set_clip_options({"layer": self.clip.layer_idx})
+        network.set_clip_options({"execution_device": self.clip.patcher.load_device})
         if "t5xxl" in tokens:
-            self.clip.cond_stage_model.reset_clip_options()
-            self.clip.cond_stage_model.set_clip_options({"execution_device": self.clip.patcher.load_device})
-            _, pooled = self.clip.cond_stage_model.clip_l.encode_token_weights(tokens["l"])
-            return {**cached, "pooled_output": pooled}
-        encoded = self.clip.encode_from_tokens(tokens, return_dict=True)
-        return {**cached, "cross_attn": encoded["cond"], "pooled_output": encoded["pooled_output"]}
+            return {**cached, "pooled_output": network.clip_l.encode_token_weights(tokens["l"])[1]}
+        cross_attn, pooled = network.encode_token_weights(tokens)[:2]
+        return {**cached, "cross_attn": cross_attn, "pooled_output": pooled}
 
     def check(self, cached: CachedExample) -> None:
         """Raises ValueError where these text encoders are not those that have encoded the training set."""
@@ -111,8 +113,7 @@ def borrow_text_encoder(spec: TextEncoderSpec, patcher: ModelPatcher, denoiser: 
     """Lend the text encoders' own weights with a fresh LoRA on them, and give them back as they were.
 
     Within `borrow_for_training` of `patcher`, with the same `memory_required`. `start`: a LoRA file to go on from, if it has a text
-    encoder part. Raises ValueError for text encoders that are not CLIP,
-    before anything is touched.
+    encoder part. Raises ValueError for text encoders that are not CLIP, before anything is touched.
     """
     model = next(loaded for loaded in comfy.model_management.loaded_models() if loaded.is_clone(patcher))
     require_trainable(spec.clip)

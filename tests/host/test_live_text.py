@@ -306,6 +306,20 @@ def test_room_for_the_forward_pass_stays_free_while_captions_are_encoded(tmp_pat
     assert set(asked) == {tried.patcher.memory_required([2, 4, 8, 8])}
 
 
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_a_chosen_layer_of_clip_is_read(kind: str) -> None:
+    """CLIP Set Last Layer."""
+    tried = case(kind)
+    skipped = tried.clip.clone()
+    skipped.clip_layer(-3)
+    with torch.inference_mode():
+        expected = encode_caption(skipped, CAPTIONS[0], PRESETS["comfyui"])
+    with replace(tried, clip=skipped).live() as text, torch.no_grad(), text.disabled():
+        found = text.cond(CAPTIONS[0], {})
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert not torch.equal(expected["cross_attn"], tried.data.examples[0].cond["cross_attn"])
+
+
 def test_other_users_of_the_clip_in_between_do_not_switch_the_adapter_off(tried: Case) -> None:
     with tried.live() as text, torch.no_grad():
         first = text.cond(CAPTIONS[0], tried.data.examples[0].cond)
