@@ -1,0 +1,1 @@
+"""Regions of a picture, found by segmentation models. No ComfyUI in here; white = learn."""
