@@ -7,7 +7,8 @@ from pathlib import Path
 import folder_paths
 
 PACK_ROOT = Path(__file__).resolve().parents[1]
-PICTURES = {"demo": "pibo", "demo cutouts": "pibo_cutouts", "demo clips": "pibo_clips"}  # bundled, below assets
+# Bundled, below assets.
+PICTURES = {"demo": "pibo", "demo cutouts": "pibo_cutouts", "demo clips": "pibo_clips", "demo photographs": "photographs"}
 MASKS = "masks"
 DEMO_MODEL = PACK_ROOT / "assets" / "pico_flux"
 
