@@ -45,6 +45,12 @@ def scaled_as_trained(lora: LoraWeights, file: Path) -> tuple[LoraWeights, str]:
     return scaled, f"scaled by {words} as its peft configuration says; ComfyUI's own loader does not read that and would take 1"
 
 
+def file_stamp(file: Path) -> str:
+    """Changes when a LoRA file or the configuration beside it is written again; without the file it is empty."""
+    stamps = [(path.stat().st_mtime_ns, path.stat().st_size) for path in (file, file.with_name(CONFIG)) if path.is_file()]
+    return repr(stamps) if stamps else ""
+
+
 def configuration(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
     """The JSON object that the file's maker left, empty if there is none. ValueError for anything else."""
     beside = file.with_name(CONFIG)

@@ -107,6 +107,19 @@ class LoadLora(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, lora_name: str | None, **others: object) -> str:
+        """Changes with the file: a second training may have written another LoRA under the same name."""
+        from pathlib import Path
+
+        import folder_paths
+
+        from ..host.peft_files import file_stamp
+
+        # None: the name comes from another node and is not known yet.
+        file = folder_paths.get_full_path("loras", lora_name) if lora_name else None
+        return file_stamp(Path(file)) if file else ""
+
+    @classmethod
     def execute(cls, model: ModelPatcher, lora_name: str, strength: float, clip: CLIP | None = None,
                 strength_clip: float = 1.0) -> io.NodeOutput:
         from pathlib import Path

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,19 @@ def test_the_scale_of_a_peft_configuration_is_used_and_said(folder: Path) -> Non
                                      "take 1"]
     assert told(result)["known"] == "usual"
     assert result.args[1] == PRESETS["none-512"]
+
+
+def test_a_file_that_is_written_again_is_read_again(folder: Path) -> None:
+    assert LoadLora.fingerprint_inputs(lora_name=None) == LoadLora.fingerprint_inputs(lora_name="missing.safetensors") == ""
+    file = folder / "again.safetensors"
+    safetensors.torch.save_file(written("ours"), file)
+    stamps = [LoadLora.fingerprint_inputs(lora_name=file.name)]
+    assert LoadLora.fingerprint_inputs(lora_name=file.name) == stamps[0] != ""
+    for changed in (file, folder / "adapter_config.json"):
+        changed.touch()
+        os.utime(changed, ns=(1, len(stamps)))
+        stamps.append(LoadLora.fingerprint_inputs(lora_name=file.name))
+    assert len(set(stamps)) == 3
 
 
 @pytest.mark.parametrize(("file", "message"), [
