@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -46,25 +48,17 @@ NAMES = frozenset(field.name for field in fields(Entry))
 
 
 def read(folder: Path) -> dict[str, Entry]:
-    """The last entry of each picture, by its path, in the order of their first lines. Without a journal: empty.
+    """The last entry of each picture, by its path, in the order of their first lines. Without a journal: empty."""
+    return {entry.picture: entry for entry in _lines(folder)}
 
-    A line that cannot be read, as a kill in the middle of writing leaves it, does not count: its mask is then not known as ours.
-    """
-    try:
-        lines = (folder / JOURNAL).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return {}
-    entries: dict[str, Entry] = {}
-    for line in lines:
-        if not line.strip():
-            continue
-        try:
-            entry = _entry(json.loads(line))
-        except (ValueError, TypeError, RecursionError):
-            logger.warning("Masked LoRA: a line of %s cannot be read and does not count: %.80r", folder / JOURNAL, line)
-            continue
-        entries[entry.picture] = entry
-    return entries
+
+def written(folder: Path) -> dict[str, frozenset[str]]:
+    """For each picture the hashes of all masks that were ever made for it: a file with one of them is ours and was not edited."""
+    hashes: dict[str, set[str]] = defaultdict(set)
+    for entry in _lines(folder):
+        if entry.status == "made":
+            hashes[entry.picture].add(entry.mask_sha256)
+    return {picture: frozenset(found) for picture, found in hashes.items()}
 
 
 def append(folder: Path, entry: Entry) -> None:
@@ -78,10 +72,27 @@ def append(folder: Path, entry: Entry) -> None:
         file.write(line)
 
 
+def _lines(folder: Path) -> Iterator[Entry]:
+    """A line that cannot be read, as a kill in the middle of writing leaves it, does not count: its mask is then not known as ours."""
+    try:
+        lines = (folder / JOURNAL).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return
+    for line in filter(bytes.strip, lines):
+        try:
+            entry = _entry(json.loads(line))
+        except (ValueError, TypeError, RecursionError):
+            logger.warning("Masked LoRA: a line of %s cannot be read and does not count: %.80r", folder / JOURNAL, line)
+            continue
+        yield entry
+
+
 def _entry(values: Any) -> Entry:
     known = {name: value for name, value in values.items() if name in NAMES} if isinstance(values, dict) else {}
     if not isinstance(known.get("picture"), str):
         raise ValueError("no picture")
     for name in ("found", "missing"):
         known[name] = tuple(map(str, known.get(name) or ()))
+    for name in ("coverage", "seconds"):
+        known[name] = float(known.get(name) or 0)
     return Entry(**known)
