@@ -7,11 +7,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
+
+import folder_paths
+
+from ..dataset.manifest import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +67,7 @@ def written(folder: Path) -> dict[str, frozenset[str]]:
 
 
 def append(folder: Path, entry: Entry) -> None:
-    """Adds one line, which from now on counts for its picture. The folder must be there."""
+    """Adds one line, which from now on counts for its picture. The folder must be there. "redo" also changes `redo_stamp`."""
     line = json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n"
     with (folder / JOURNAL).open("ab+", buffering=0) as file:
         if file.seek(0, os.SEEK_END):
@@ -70,6 +75,17 @@ def append(folder: Path, entry: Entry) -> None:
             if file.read(1) != b"\n":  # a kill in the middle of a line; ours would end with it
                 line = b"\n" + line
         file.write(line)
+    if entry.review == "redo":
+        write_whole(_stamp(), uuid.uuid4().hex.encode())
+
+
+def redo_stamp() -> str:
+    """Another value after each "redo", so that ComfyUI, which does not see journals, runs the node that writes masks again."""
+    return _stamp().read_text("ascii", "replace") if _stamp().is_file() else ""
+
+
+def _stamp() -> Path:
+    return Path(folder_paths.get_user_directory()) / "masked_lora" / "redo_masks"
 
 
 def _lines(folder: Path) -> Iterator[Entry]:

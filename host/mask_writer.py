@@ -24,9 +24,9 @@ from ..dataset.listing import PICTURE_TYPES
 from ..dataset.manifest import write_whole
 from ..dataset.pixels import read_mask, read_picture
 from ..dataset.transparency import resolve
-from . import mask_journal
+from . import mask_journal, mask_making
 from .mask_journal import Entry
-from .mask_making import make_mask
+from .mask_making import Watch, coverage_of, make_mask
 from .mask_places import Place
 from .mask_plan import MaskPlan
 
@@ -34,7 +34,6 @@ Existing = Literal["keep", "redo ours if changed", "redo all"]
 EXISTING: tuple[Existing, ...] = ("keep", "redo ours if changed", "redo all")
 # What a segmenter or OpenCV may raise for one picture; a run over night goes on with the next one.
 FAILURES = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
-Watch = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,13 +85,9 @@ def describe(entry: Entry) -> str:
     """One line for a person."""
     if entry.status == "failed":
         return f"failed: {entry.error}"
-    missing = f"; no {', '.join(entry.missing)}" if entry.missing else ""
-    if entry.status == "nothing found":
-        left = f"{', '.join(entry.found)} found, but nothing is left of the mask" if entry.found else "nothing found"
-        return left + missing
-    note = f"; {entry.error}" if entry.error else ""
-    what = "kept" if entry.status == "kept" else ", ".join(entry.found) or "all but what is left out"
-    return f"{what}{missing}; learned {entry.coverage:.1%}, {entry.seconds:.2f} s{note}"
+    if entry.status == "kept":
+        return f"kept; learned {entry.coverage:.1%}" + (f"; {entry.error}" if entry.error else "")
+    return mask_making.describe(entry.found, entry.missing, entry.coverage if entry.status == "made" else None, entry.seconds)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,9 +152,10 @@ def _segmented(prepared: _Prepared, plan: MaskPlan) -> tuple[Entry, Tensor | Non
     except (*FAILURES, cv2.error) as error:
         return replace(prepared.entry, status="failed", mask=None, error=_words(error), seconds=time.perf_counter() - start), None
     entry = replace(prepared.entry, found=tuple(made.found), missing=made.missing, seconds=round(time.perf_counter() - start, 4))
-    if made.weight_HW is None:
+    coverage = coverage_of(made)
+    if coverage is None:
         return replace(entry, status="nothing found", mask=None), None
-    return replace(entry, coverage=round(made.weight_HW.mean(dtype=torch.float64).item(), 6)), made.weight_HW
+    return replace(entry, coverage=round(coverage, 6)), made.weight_HW
 
 
 def _writing(run: _Run, results: dict[int, Result], index: int, weight_HW: Tensor | None) -> Callable[[], None]:
