@@ -1,4 +1,4 @@
-"""A ComfyUI pack of the tests: text encoders of SDXL and WAN, random and thin, as core's loaders give them.
+"""A ComfyUI pack of the tests: text encoders of SDXL and WAN, random and thin, as core's loaders give them, and a mask plan.
 
 Core's loaders make them from fixed configurations of hundreds of millions of weights and more, whatever a file has.
 """
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,4 +63,31 @@ class TinyTextEncoder:
         return (randomize({"sdxl": sdxl, "wan": wan}[kind]()),)
 
 
-NODE_CLASS_MAPPINGS = {"TinyTextEncoder": TinyTextEncoder}
+class Brightness:
+    """A segmenter: "bright" is how bright a pixel is, absent from dark pictures."""
+
+    name, exclusive = "brightness", False
+
+    def describe(self) -> dict[str, object]:
+        return {"name": self.name}
+
+    def segment(self, picture_HWC: torch.Tensor, caption: str = "") -> dict[str, torch.Tensor]:
+        bright_HW = picture_HWC.float().mean(-1) / 255
+        return {"bright": bright_HW} if bright_HW.max() > 0.25 else {}
+
+
+class TinyMaskPlan:
+    RETURN_TYPES = ("MASKED_LORA_MASK_PLAN",)
+    FUNCTION = "make"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"weight": ("FLOAT", {"default": 1.0})}}
+
+    def make(self, weight: float) -> tuple[object]:
+        pack = next(module for name, module in sys.modules.items() if name.endswith(".nodes.plan_inputs"))
+        return (pack.joined(Brightness(), {"bright": weight}, None, "max", None),)
+
+
+NODE_CLASS_MAPPINGS = {"TinyTextEncoder": TinyTextEncoder, "TinyMaskPlan": TinyMaskPlan}
