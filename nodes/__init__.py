@@ -19,6 +19,7 @@ from .lora import ApplyLora, LoadLora, SaveLora
 from .mask import GrowForLatentGrid, PreviewMask
 from .optimizer import Optimizer
 from .options import LossOptions, Noise, Prior
+from .quick import QuickMasks
 from .recipe import EditMask, MaskPreset, MaskRecipe, MaskStep, StepMask
 from .text import SetTextPadding, TextEncode, TextPadding
 from .train import MeasureDrift, Train
@@ -31,5 +32,6 @@ NODES: list[type[io.ComfyNode]] = [
     CaptionOptions, EncodeTrainingSet, OpenTrainingSet, CleanCache,
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
+    QuickMasks,
     MeasureDrift, CompareLora, DriftMap, BleedScore, LoraGrid, CompareGrid, DemoModel,
 ]
