@@ -11,6 +11,7 @@ from .captions import CaptionOptions
 from .check import CheckPadding
 from .checkpoints import Checkpoints
 from .combine import CombineMasks, RandomBlobs, RegionMask
+from .core_masks import CoreFaceMasks, CoreSubjectMasks, InsightFaceMasks
 from .dataset import CombineDataSets, LoadFolder
 from .demo import DemoModel
 from .grid import CompareGrid
@@ -32,6 +33,6 @@ NODES: list[type[io.ComfyNode]] = [
     CaptionOptions, EncodeTrainingSet, OpenTrainingSet, CleanCache,
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
-    QuickMasks,
+    QuickMasks, CoreFaceMasks, CoreSubjectMasks, InsightFaceMasks,
     MeasureDrift, CompareLora, DriftMap, BleedScore, LoraGrid, CompareGrid, DemoModel,
 ]

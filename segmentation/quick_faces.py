@@ -73,7 +73,7 @@ def find_faces(detector: Any, mesh: Any, picture_HWC: Picture) -> list[Face]:
     """
     faces: list[Face] = []
     for first in find_boxes(detector, picture_HWC):
-        boxes = [box for box in _boxes_in(detector, picture_HWC, first.around(CLOSE_UP)) if box.overlap(first) > SAME_FACE]
+        boxes = [box for box in boxes_in(detector, picture_HWC, first.around(CLOSE_UP)) if box.overlap(first) > SAME_FACE]
         if not boxes or any(boxes[0].overlap(face.box) > SAME_FACE for face in faces):
             continue
         face = outline(mesh, picture_HWC, boxes[0])
@@ -89,7 +89,7 @@ def find_boxes(detector: Any, picture_HWC: Picture) -> list[FaceBox]:
     """
     kept: list[FaceBox] = []
     for share in VIEWS:
-        found = [box for view in _views(picture_HWC, share) for box in _boxes_in(detector, picture_HWC, view)]
+        found = [box for view in _views(picture_HWC, share) for box in boxes_in(detector, picture_HWC, view)]
         for box in sorted(found, key=lambda box: -box.score):
             if all(box.overlap(other) <= SAME_FACE for other in kept):
                 kept.append(box)
@@ -111,7 +111,7 @@ def _views(picture_HWC: Picture, share: float) -> list[Square]:
     return [Square(x, y, side) for y in _centres(height, side) for x in _centres(width, side)]
 
 
-def _boxes_in(detector: Any, picture_HWC: Picture, view: Square) -> list[FaceBox]:
+def boxes_in(detector: Any, picture_HWC: Picture, view: Square) -> list[FaceBox]:
     """What the detector finds in one view, the surest first."""
     scores, numbers = run(detector, view.cut(picture_HWC, DETECTOR_SIZE, beyond="black") / np.float32(127.5) - 1)
     return sorted(_decode(scores.reshape(-1), numbers.reshape(-1, 16), view), key=lambda box: -box.score)
