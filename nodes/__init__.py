@@ -11,6 +11,7 @@ from .captions import CaptionOptions
 from .check import CheckPadding
 from .checkpoints import Checkpoints
 from .combine import CombineMasks, RandomBlobs, RegionMask
+from .core_masks import CoreFaceMasks, CoreSubjectMasks, InsightFaceMasks
 from .dataset import CombineDataSets, LoadFolder
 from .demo import DemoModel
 from .grid import CompareGrid
@@ -20,6 +21,7 @@ from .make_masks import MakeMasks, WriteMasks
 from .mask import GrowForLatentGrid, PreviewMask
 from .optimizer import Optimizer
 from .options import LossOptions, Noise, Prior
+from .quick import QuickMasks
 from .recipe import EditMask, MaskPreset, MaskRecipe, MaskStep, StepMask
 from .text import SetTextPadding, TextEncode, TextPadding
 from .train import MeasureDrift, Train
@@ -33,5 +35,6 @@ NODES: list[type[io.ComfyNode]] = [
     CaptionOptions, EncodeTrainingSet, OpenTrainingSet, CleanCache,
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
+    QuickMasks, CoreFaceMasks, CoreSubjectMasks, InsightFaceMasks,
     MeasureDrift, CompareLora, DriftMap, BleedScore, LoraGrid, CompareGrid, DemoModel,
 ]

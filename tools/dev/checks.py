@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from . import pillow_images
+from . import photographs, pillow_images
 from .console import DevError, say, step
 from .environment import Environment
 from .paths import LOGS, ROOT
@@ -29,6 +29,7 @@ def run_tests(environment: Environment, arguments: list[str], browser: bool) -> 
     # OpenMP's threads spin while they wait; beside another busy process a test of seconds then takes minutes.
     variables.setdefault("OMP_WAIT_POLICY", "passive")
     variables[pillow_images.VARIABLE] = str(pillow_images.pillow_images(environment.python))
+    variables[photographs.VARIABLE] = str(photographs.photographs(environment.python))
     check_statically(environment.python)
     chosen = [] if names_tests(arguments) else [str(path.relative_to(ROOT)) for path in ordered_tests(TESTS)]
     command = [str(environment.python), "-m", "pytest", "--durations=15", *chosen, *arguments]
