@@ -20,6 +20,7 @@ from .mask import GrowForLatentGrid, PreviewMask
 from .optimizer import Optimizer
 from .options import LossOptions, Noise, Prior
 from .recipe import EditMask, MaskPreset, MaskRecipe, MaskStep, StepMask
+from .review import ReviewMasks
 from .text import SetTextPadding, TextEncode, TextPadding
 from .train import MeasureDrift, Train
 from .verify import CompareLora, LoraGrid
@@ -28,6 +29,7 @@ from .watching import Logs, Previews, Validation
 NODES: list[type[io.ComfyNode]] = [
     LoadFolder, DataSetFromLists, DataSetFromVideo, UseMasks, CombineDataSets, DataSetToLists, Arrange,
     MaskRecipe, MaskStep, MaskPreset, EditMask, StepMask, CombineMasks, RegionMask, RandomBlobs, PreviewMask, GrowForLatentGrid,
+    ReviewMasks,
     CaptionOptions, EncodeTrainingSet, OpenTrainingSet, CleanCache,
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
