@@ -23,6 +23,7 @@ from .optimizer import Optimizer
 from .options import LossOptions, Noise, Prior
 from .quick import QuickMasks
 from .recipe import EditMask, MaskPreset, MaskRecipe, MaskStep, StepMask
+from .review import ReviewMasks
 from .text import SetTextPadding, TextEncode, TextPadding
 from .train import MeasureDrift, Train
 from .verify import CompareLora, LoraGrid
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadFolder, DataSetFromLists, DataSetFromVideo, UseMasks, CombineDataSets, DataSetToLists, Arrange,
     MaskRecipe, MaskStep, MaskPreset, EditMask, StepMask, CombineMasks, RegionMask, RandomBlobs, PreviewMask, GrowForLatentGrid,
     MakeMasks, WriteMasks,
+    ReviewMasks,
     CaptionOptions, EncodeTrainingSet, OpenTrainingSet, CleanCache,
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,

@@ -7,6 +7,8 @@ def add_routes() -> None:
     from server import PromptServer
 
     from ..host.finish import add_route
+    from .review_routes import add_routes as add_review_routes
 
     if server := getattr(PromptServer, "instance", None):
         add_route(server)
+        add_review_routes(server)

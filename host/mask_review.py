@@ -1,0 +1,226 @@
+"""Masks of a folder as a person looks at them: in which order, what is said of each, and what becomes of the answer. White = learn."""
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import folder_paths
+
+from ..dataset.listing import PICTURE_TYPES
+from ..dataset.pixels import read_mask, read_picture
+from ..dataset.words import counted
+from ..masks.canvas import Pixels
+from ..masks.overlay import overlay
+from . import mask_journal
+from .folders import MASKS, PACK_ROOT
+from .mask_journal import Entry, Review
+
+TILE = 320  # pixels
+LITTLE, MUCH = 0.01, 0.95  # shares of white outside of which a mask is doubtful
+GREY = 128  # behind transparent pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the page shows of one picture. picture: its path in the journal. version: changes with mask and picture.
+
+    rank: 0 is the gravest; see `_rank`.
+    """
+
+    picture: str
+    title: str
+    says: str
+    remarks: tuple[str, ...]
+    review: Review
+    version: str
+    has_mask: bool
+    rank: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskReview:
+    """The masks that the journal in `folder` lists. readable: folders in which their pictures may lie.
+
+    A journal may come from a stranger with the pictures: it names files, and each of them is checked before it is opened. Its methods
+    raise LookupError for a picture that the journal does not list, and ValueError for files that may not or cannot be read.
+    """
+
+    folder: Path
+    readable: tuple[Path, ...]
+
+    @property
+    def key(self) -> str:
+        """The name of this folder in requests: the same in every run, and no path."""
+        return hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+
+    def cards(self) -> list[Card]:
+        """All pictures: what is not reviewed first, of that the gravest; masks without a remark by how little is white."""
+        entries = self.entries()
+        order = {"": 0, "redo": 1, "accepted": 2}
+        cards = map(self._card, entries.values())
+        return sorted(cards, key=lambda card: (order.get(card.review, 0), card.rank, entries[card.picture].coverage))
+
+    def entries(self) -> dict[str, Entry]:
+        return mask_journal.read(self.folder)
+
+    def entry(self, picture: str) -> Entry:
+        found = self.entries().get(picture)
+        if found is None:
+            raise LookupError(f"{picture} is not among the masks of this folder; run Review Masks again")
+        return found
+
+    def mark(self, picture: str, review: Review) -> Card:
+        """Writes what a person said of a mask to the journal."""
+        if review not in get_args(Review):
+            raise ValueError(f"review is {review!r}; use {', '.join(map(repr, get_args(Review)))}")
+        return self.write(replace(self.entry(picture), review=review))
+
+    def write(self, entry: Entry) -> Card:
+        mask_journal.append(self.folder, entry)
+        return self._card(entry)
+
+    def picture_file(self, entry: Entry) -> Path:
+        file = self._inside(entry.picture, self.readable)
+        if file.suffix.lower() not in PICTURE_TYPES or not file.is_file():
+            raise ValueError(f"{entry.picture} is not a picture that is there; write the masks again")
+        return file
+
+    def mask_file(self, entry: Entry) -> Path | None:
+        """Where the mask lies or would lie; None where the journal names none."""
+        if entry.mask is None:
+            return None
+        file = self._inside(entry.mask, (self.folder,))
+        if file.suffix.lower() != ".png" or file == self._inside(entry.picture, (self.folder, *self.readable)):
+            raise ValueError(f"{entry.mask} is no mask of ours: those are PNG files of their own; write the masks again")
+        return file
+
+    def colours(self, entry: Entry) -> Pixels:
+        """The picture, uint8 (H, W, 3), upright, on grey where it is transparent."""
+        pixels = read_picture(self.picture_file(entry))
+        colours_HWC = _eight_bit(pixels.colours_HWC)
+        if pixels.alpha_HW is None:
+            return colours_HWC
+        opacity_HW1 = _eight_bit(pixels.alpha_HW)[..., None].astype("float32") / 255
+        mixed: Pixels = (GREY + (colours_HWC - float(GREY)) * opacity_HW1).round().astype("uint8")
+        return mixed
+
+    def tile(self, picture: str) -> Pixels:
+        """The picture with its mask, small."""
+        entry = self.entry(picture)
+        file = self.mask_file(entry)
+        return overlay(self.colours(entry), read_mask(file) if file is not None and file.is_file() else None, TILE)
+
+    def _card(self, entry: Entry) -> Card:
+        try:
+            file = self.mask_file(entry)
+            version = f"{_version(self.picture_file(entry))}-{_version(file)}"
+            problem = ""
+        except ValueError as error:
+            file, version, problem = None, "", str(error)
+        has_mask = file is not None and file.is_file()
+        remarks = _remarks(entry, has_mask) + ((problem,) if problem else ())
+        title = entry.picture.replace("\\", "/").rpartition("/")[2]
+        return Card(entry.picture, title, _says(entry, has_mask), remarks, entry.review, version, has_mask,
+                    _rank(entry, has_mask, remarks))
+
+    def _inside(self, path: str, folders: Sequence[Path]) -> Path:
+        """A path of the journal with links followed. Raises ValueError where it leads out of `folders`."""
+        try:
+            file = (self.folder / path).resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a null byte, a loop of links
+            raise ValueError(f"{path!r} is not a file name ({error}); write the masks again") from error
+        if not any(file.is_relative_to(folder) for folder in folders):
+            raise ValueError(f"{path!r} lies outside the folders that may be read; move the pictures into ComfyUI's input directory")
+        return file
+
+
+def find_review(folder: str) -> MaskReview:
+    """The masks in a folder that a workflow names, or in its "masks" folder.
+
+    It lies in ComfyUI's input or output directory. Raises ValueError for any other place and where no masks were written.
+    """
+    roots = tuple(Path(root()).resolve() for root in (folder_paths.get_input_directory, folder_paths.get_output_directory))
+    name = folder.strip()
+    if not name:
+        raise ValueError("no folder is named; give the one that Write Masks wrote to")
+    try:
+        places = [(root / name).resolve() for root in roots]
+    except (OSError, RuntimeError, ValueError) as error:  # a null byte, a loop of links
+        raise ValueError(f"{folder!r} is not a folder name ({error}); give the folder that Write Masks wrote to") from error
+    allowed = [place for place in places if any(place.is_relative_to(root) for root in roots)]
+    if not allowed:
+        raise ValueError(f"{folder!r} lies outside ComfyUI's input and output directories; use a folder in one of them")
+    for below in (".", MASKS):
+        for place in [(place / below).resolve() for place in allowed]:
+            if (place / mask_journal.JOURNAL).is_file() and any(place.is_relative_to(root) for root in roots):
+                return MaskReview(place, (*roots, PACK_ROOT / "assets"))
+    raise ValueError(f"no masks were written for {folder!r}: {' and '.join(map(str, allowed))} hold no {mask_journal.JOURNAL}; run "
+                     "Write Masks first")
+
+
+def state(review: MaskReview) -> str:
+    """Changes whenever the journal does."""
+    return f"{review.key} {_version(review.folder / mask_journal.JOURNAL)}"
+
+
+def not_reviewed(cards: Sequence[Card]) -> str:
+    """"12 of 40 masks are not reviewed yet"; empty if all are. What is to be made anew is not done either."""
+    left = sum(card.review != "accepted" for card in cards)
+    redo = sum(card.review == "redo" for card in cards)
+    if not left:
+        return ""
+    again = f" ({redo} to be made anew: run Write Masks)" if redo else ""
+    return f"{left} of {counted(len(cards), 'mask')} {'is' if left == 1 else 'are'} not reviewed yet{again}"
+
+
+def report(cards: Sequence[Card]) -> str:
+    """Totals, then a line for each mask in the order of `cards`."""
+    words = {"": "not reviewed", "accepted": "accepted", "redo": "to be made anew"}
+    counts = [f"{sum(card.review == review for card in cards)} {word}" for review, word in words.items()]
+    lines = [f"{card.title}: {words[card.review]}; {'; '.join((card.says, *card.remarks))}" for card in cards]
+    return "\n".join([f"White = learn. {counted(len(cards), 'mask')}: {', '.join(counts)}", *lines])
+
+
+def _says(entry: Entry, has_mask: bool) -> str:
+    if has_mask:
+        return f"{entry.coverage:.1%} learned"
+    return {"nothing found": "nothing found", "failed": "failed"}.get(entry.status, "no mask")
+
+
+def _remarks(entry: Entry, has_mask: bool) -> tuple[str, ...]:
+    said = [entry.error] if entry.error else []
+    if entry.missing:
+        said.append(f"not found: {', '.join(entry.missing)}")
+    if entry.mask is not None and not has_mask and entry.status != "failed":
+        said.append("the mask's file is gone")
+    if has_mask and entry.coverage < LITTLE:
+        said.append("little is learned")
+    if has_mask and entry.coverage > MUCH:
+        said.append("nearly everything is learned")
+    return tuple(said)
+
+
+def _rank(entry: Entry, has_mask: bool, remarks: Sequence[str]) -> int:
+    """0: failed, 1: without a mask, 2: doubtful, 3: neither."""
+    if entry.status == "failed":
+        return 0
+    return 1 if not has_mask else 2 if remarks else 3
+
+
+def _version(file: Path | None) -> str:
+    if file is None or not file.is_file():
+        return "0"
+    facts = file.stat()
+    return f"{facts.st_mtime_ns:x}-{facts.st_size:x}"
+
+
+def _eight_bit(values: Any) -> Pixels:
+    narrow: Pixels = values if values.dtype == "uint8" else (values >> 8).astype("uint8")
+    return narrow

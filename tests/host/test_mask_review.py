@@ -1,0 +1,239 @@
+"""Masks as a person looks at them: their order, the words, the way to the mask editor and back, and what a strange journal may not do."""
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+import pytest
+from pack.host import mask_journal
+from pack.host.mask_editing import edit_target, open_for_editor, take_from_editor
+from pack.host.mask_journal import JOURNAL, Entry
+from pack.host.mask_review import MaskReview, find_review, not_reviewed, report, state
+from PIL import Image
+
+from .reviewed import write_folder
+from .server import write_picture
+
+SAVED = {"filename": "clipspace-painted-masked-17.png", "subfolder": "", "type": "input"}
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("input", "output", "temp"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
+    return tmp_path
+
+
+@pytest.fixture
+def review(folders: Path) -> MaskReview:
+    write_folder(folders / "input" / "set")
+    return find_review("set")
+
+
+def save_as_editor(root: Path, opened: dict[str, str], folders: Path, paint: slice | None = None, turn: bool = False) -> dict[str, str]:
+    """What the editor uploads: the picture with its alpha, painted (transparent) at some rows; four files."""
+    pixels = np.asarray(Image.open(folders / opened["type"] / opened["subfolder"] / opened["filename"])).copy()
+    if paint is not None:
+        pixels[paint, :, 3] = 0
+    if turn:
+        pixels = pixels[:, ::-1]
+    for layer in ("mask", "paint", "painted", "painted-masked"):
+        Image.fromarray(pixels).save(root / f"clipspace-{layer}-17.png")
+    return SAVED
+
+
+def test_the_gravest_come_first(review: MaskReview) -> None:
+    assert [card.title for card in review.cards()] == ["d.png", "c.png", "b.png", "a.png"]
+    review.mark("../d.png", "accepted")
+    review.mark("../c.png", "redo")
+    assert [card.title for card in review.cards()] == ["b.png", "a.png", "c.png", "d.png"]
+
+
+def test_what_is_said(review: MaskReview) -> None:
+    cards = {card.title: card for card in review.cards()}
+    assert cards["a.png"].says == "50.0% learned"
+    assert cards["a.png"].remarks == ()
+    assert cards["b.png"].remarks == ("not found: face", "little is learned")
+    assert (cards["c.png"].says, cards["c.png"].remarks) == ("nothing found", ("not found: person",))
+    assert (cards["d.png"].says, cards["d.png"].remarks) == ("failed", ("out of memory; use a smaller model",))
+    (review.folder / "a.png").unlink()
+    (gone,) = [card for card in review.cards() if card.title == "a.png"]
+    assert (gone.says, gone.has_mask, gone.remarks) == ("no mask", False, ("the mask's file is gone",))
+
+
+def test_report_and_what_is_left(review: MaskReview) -> None:
+    assert report(review.cards()).splitlines()[:2] == [
+        "White = learn. 4 masks: 4 not reviewed, 0 accepted, 0 to be made anew",
+        "d.png: not reviewed; failed; out of memory; use a smaller model"]
+    assert not_reviewed(review.cards()) == "4 of 4 masks are not reviewed yet"
+    for name in "ab":
+        review.mark(f"../{name}.png", "accepted")
+    review.mark("../c.png", "redo")
+    assert not_reviewed(review.cards()) == "2 of 4 masks are not reviewed yet (1 to be made anew: run Write Masks)"
+    for name in "cd":
+        review.mark(f"../{name}.png", "accepted")
+    assert not_reviewed(review.cards()) == ""
+
+
+def test_a_mark_changes_nothing_else_in_the_journal(review: MaskReview) -> None:
+    before, known = mask_journal.read(review.folder), state(review)
+    review.mark("../b.png", "accepted")
+    after = mask_journal.read(review.folder)
+    assert after == before | {"../b.png": replace(before["../b.png"], review="accepted")}
+    assert state(review) != known
+    review.mark("../b.png", "")
+    assert mask_journal.read(review.folder) == before
+    with pytest.raises(ValueError, match="review is 'fine'"):
+        review.mark("../b.png", "fine")  # type: ignore[arg-type]
+    with pytest.raises(LookupError):
+        review.mark("b.png", "accepted")
+
+
+def test_the_editor_gets_the_picture_with_the_mask_as_transparency(review: MaskReview, folders: Path) -> None:
+    opened = open_for_editor(review, "../a.png")
+    shown = np.asarray(Image.open(folders / "temp" / opened["subfolder"] / opened["filename"]))
+    assert (shown[..., :3] == np.asarray(Image.open(folders / "input" / "set" / "a.png"))).all()
+    assert (shown[..., 3] == 255 - np.asarray(Image.open(review.folder / "a.png"))).all()
+    assert len(np.unique(shown[..., 3])) > 100, "greys are there"
+    again = open_for_editor(review, "../a.png")
+    assert again["filename"] != opened["filename"]
+    assert len(list((folders / "temp" / "masked_lora_review").iterdir())) == 1
+
+
+def test_an_edit_becomes_the_mask(review: MaskReview, folders: Path) -> None:
+    before = np.asarray(Image.open(review.folder / "a.png"))
+    saved = save_as_editor(folders / "input", open_for_editor(review, "../a.png"), folders, paint=slice(0, 20))
+    card = take_from_editor(review, "../a.png", saved)
+    after = np.asarray(Image.open(review.folder / "a.png"))
+    assert (after[:20] == 255).all()
+    assert (after[20:] == before[20:]).all(), "greys that nobody painted over changed"
+    entry = mask_journal.read(review.folder)["../a.png"]
+    assert (entry.review, entry.status, entry.plan) == ("accepted", "kept", "plan")
+    assert entry.mask_sha256 == hashlib.sha256((review.folder / "a.png").read_bytes()).hexdigest()
+    assert entry.coverage == pytest.approx(after.mean() / 255, abs=1e-6)
+    assert card.review == "accepted"
+    assert sorted(file.name for file in (folders / "input").iterdir()) == ["set"], "the editor's files stay behind"
+    assert sorted(file.name for file in review.folder.iterdir()) == [JOURNAL, "a.png", "b.png"]
+
+
+@pytest.mark.parametrize("name", ["c", "d"])
+def test_a_picture_without_a_mask_gets_one_where_the_others_have_theirs(review: MaskReview, folders: Path, name: str) -> None:
+    saved = save_as_editor(folders / "input", open_for_editor(review, f"../{name}.png"), folders, paint=slice(0, 64))
+    take_from_editor(review, f"../{name}.png", saved)
+    mask = np.asarray(Image.open(review.folder / f"{name}.png"))
+    assert (mask[:64] == 255).all()
+    assert (mask[64:] == 0).all()
+    entry = mask_journal.read(review.folder)[f"../{name}.png"]
+    assert (entry.mask, entry.error, entry.missing, entry.coverage) == (f"{name}.png", "", (), 0.5)
+
+
+@pytest.mark.parametrize(("others", "picture", "wanted"), [
+    ([("../a.png", "a.png")], "../b.jpg", "b.png"),
+    ([("../x/a.png", "x/a.png")], "../y/b.png", "y/b.png"),
+    ([("a.png", "a-masklabel.png")], "b.webp", "b-masklabel.png"),
+    ([("x/a.png", "x/a.mask.png")], "x/b.png", "x/b.mask.png"),
+    ([("../../../input/set/a.png", "a.png")], "../../../input/set/sub/b.png", "sub/b.png"),
+    ([], "../x/b.png", "x/b.png"),
+    ([], "b.png", "b-masklabel.png"),
+])
+def test_where_a_first_mask_goes(folders: Path, others: list[tuple[str, str]], picture: str, wanted: str) -> None:
+    folder = folders / "output" / "masks" / "set"
+    folder.mkdir(parents=True)
+    for other, mask in others:
+        mask_journal.append(folder, Entry(other, mask))
+    review = MaskReview(folder, (folders / "input", folders / "output"))
+    assert edit_target(review, Entry(picture)) == folder / wanted
+
+
+def test_turned_or_foreign_pictures_are_refused(review: MaskReview, folders: Path) -> None:
+    before = (review.folder / "a.png").read_bytes()
+    saved = save_as_editor(folders / "input", open_for_editor(review, "../a.png"), folders, turn=True)
+    with pytest.raises(ValueError, match="unturned and not mirrored"):
+        take_from_editor(review, "../a.png", saved)
+    saved = save_as_editor(folders / "input", open_for_editor(review, "../b.png"), folders)
+    with pytest.raises(ValueError, match="is not ../a.png"):
+        take_from_editor(review, "../a.png", saved)
+    assert (review.folder / "a.png").read_bytes() == before
+    assert (folders / "input" / "clipspace-mask-17.png").exists(), "files of another picture were removed"
+
+
+@pytest.mark.parametrize("change", [
+    {"filename": "set/a.png"}, {"filename": "../clipspace-painted-masked-17.png"}, {"type": "output"}, {"subfolder": "set"},
+    {"subfolder": "../output"}, {"filename": None}, {"filename": "clipspace-painted-masked-18.png"}, {"filename": ["x"]}])
+def test_only_files_of_the_editor_are_taken(review: MaskReview, folders: Path, change: dict[str, object]) -> None:
+    saved = save_as_editor(folders / "input", open_for_editor(review, "../a.png"), folders)
+    with pytest.raises(ValueError, match="mask editor|in the editor again"):
+        take_from_editor(review, "../a.png", {**saved, **change})
+
+
+def test_a_link_in_place_of_the_editors_file_is_not_followed(review: MaskReview, folders: Path) -> None:
+    write_picture(folders / "secret.png")
+    (folders / "input" / "clipspace-mask-17.png").symlink_to(folders / "secret.png")
+    with pytest.raises(ValueError, match="in the editor again"):
+        take_from_editor(review, "../a.png", SAVED)
+
+
+@pytest.mark.parametrize("picture", ["../../../secret.png", "/etc/hostname", "../notes.txt", "../link.png", "a\0b.png"])
+def test_a_strange_journal_opens_no_other_files(review: MaskReview, folders: Path, picture: str) -> None:
+    write_picture(folders / "secret.png")
+    (folders / "input" / "set" / "notes.txt").write_text("secret", encoding="utf-8")
+    (folders / "input" / "set" / "link.png").symlink_to(folders / "secret.png")
+    mask_journal.append(review.folder, Entry(picture, "a.png"))
+    for action in (review.tile, lambda name: open_for_editor(review, name)):
+        with pytest.raises(ValueError, match="lies outside|not a picture|not a file name"):
+            action(picture)
+    (card,) = [card for card in review.cards() if card.picture == picture]
+    assert not card.has_mask
+    assert card.remarks
+
+
+@pytest.mark.parametrize("mask", ["../../../secret.png", "../a.png", "a.txt", "../../other.png"])
+def test_a_strange_journal_writes_no_other_files(review: MaskReview, folders: Path, mask: str) -> None:
+    mask_journal.append(review.folder, Entry("../a.png", mask))
+    saved = save_as_editor(folders / "input", {"type": "input", "subfolder": "set", "filename": "b.png"}, folders)
+    with pytest.raises(ValueError, match="lies outside|no mask of ours"):
+        take_from_editor(review, "../a.png", saved)
+
+
+def test_a_mask_of_another_size_and_a_transparent_picture(review: MaskReview, folders: Path) -> None:
+    Image.new("L", (80, 64), 255).save(review.folder / "a.png")
+    cutout = np.zeros((128, 160, 4), np.uint8)
+    cutout[:, :80] = (10, 20, 30, 255)
+    Image.fromarray(cutout).save(folders / "input" / "set" / "a.png")
+    opened = open_for_editor(review, "../a.png")
+    shown = np.asarray(Image.open(folders / "temp" / opened["subfolder"] / opened["filename"]))
+    assert (shown[..., 3] == 0).all()
+    assert shown[5, 5].tolist() == [10, 20, 30, 0]
+    assert shown[5, 100].tolist() == [128, 128, 128, 0]
+    assert review.tile("../a.png").shape == (128, 160, 3)
+
+
+@pytest.mark.parametrize(("folder", "message"), [
+    ("", "no folder is named"), ("../secret", "outside ComfyUI's input and output"), ("/etc", "outside ComfyUI's input and output"),
+    ("nothing", "run Write Masks first"), ("a\0b", "not a folder name")])
+def test_folders_that_are_refused(review: MaskReview, folder: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_review(folder)
+
+
+def test_where_masks_are_found(review: MaskReview, folders: Path) -> None:
+    assert find_review("set/masks") == find_review(str(folders / "input" / "set")) == review
+    write_folder(folders / "output" / "other")
+    assert find_review("other").folder == folders / "output" / "other" / "masks"
+    (folders / "secret").mkdir()
+    mask_journal.append(folders / "secret", Entry("a.png"))
+    (folders / "input" / "sly").mkdir()
+    (folders / "input" / "sly" / "masks").symlink_to(folders / "secret")
+    with pytest.raises(ValueError, match="run Write Masks first"):
+        find_review("sly")
+
+
+def test_an_unknown_word_in_the_journal_does_not_break_the_list(review: MaskReview) -> None:
+    with (review.folder / JOURNAL).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"picture": "../a.png", "mask": "a.png", "review": "later", "status": "new"}) + "\n")
+    assert len(review.cards()) == 4
