@@ -13,6 +13,8 @@ from pathlib import Path
 import folder_paths
 
 from ..segmentation.catalogue import KNOWN, MODEL_TYPES, PLACES, Family, KnownModel, Place
+from .downloads import download
+from .progress import Progress
 
 DOWNLOAD = " (download)"
 DEPTH = 3  # LLM/microsoft/Florence-2-base; deeper lies nothing, and links may go round in circles
@@ -117,8 +119,15 @@ def _present(known: KnownModel) -> Path | None:
 
 def _fetch(known: KnownModel, accept_licence: bool, node_id: str | None) -> Path:
     target = _targets(known)[0]
-    size = f", about {known.gigabytes:g} GB" if known.gigabytes else ""
-    raise ValueError(
-        f"{known.name} is not there yet. Licence: {known.licence.name} ({known.licence.link}). {known.licence.limits} "
-        f"To download it ({known.repo}{size}) to {target}, tick accept_licence and run again; or put "
-        f"{', '.join(known.files)} of {known.link} there by hand.")
+    if not accept_licence:
+        raise ValueError(_terms(known, target))
+    download(known, target, Progress(node_id))
+    return target
+
+
+def _terms(known: KnownModel, target: Path) -> str:
+    size = f"about {known.gigabytes:g} GB, " if known.gigabytes else ""
+    gated = " Its repository is gated: you need a Hugging Face account that was granted access, and its token in HF_TOKEN."
+    return (f"{known.name} is not there yet. Its licence is {known.licence.name} ({known.licence.link}). {known.licence.limits} To accept "
+            f"it and download {known.repo} ({size}{known.link}) to {target}, tick accept_licence and run again; or put its files "
+            f"({', '.join(known.patterns)}) there by hand.{gated if known.gated else ''}")

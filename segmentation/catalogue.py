@@ -30,13 +30,17 @@ class Place:
     files: bool = False
 
 
+WITH_THEM = ("*.json", "*.txt", "LICENSE*")
+"""Small files beside a folder's weights: settings, vocabularies, the licence's text."""
+
+
 @dataclass(frozen=True, slots=True)
 class KnownModel:
     """A model on the Hugging Face hub.
 
-    name: as in a node's dropdown. files: patterns of the files that are needed, none of them in a sub-folder. key: ComfyUI's name of
-    the folder that it belongs in. place: below that folder, a directory, or a file name where `files` is one file. gigabytes: to
-    download; None where nobody said. gated: whether the hub wants an account that was granted access.
+    name: as in a node's dropdown. files: patterns of the files that it cannot do without, none in a sub-folder. key: ComfyUI's name of
+    the folder that it belongs in. place: below that folder, a directory, or a file name where that is the only one of `files`.
+    gigabytes: to download; None where nobody said. gated: whether the hub wants an account that was granted access.
     """
 
     name: str
@@ -57,6 +61,11 @@ class KnownModel:
     def is_file(self) -> bool:
         return self.files == (self.place,)
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """All that is worth having: `files`, and what belongs to them where they make a folder."""
+        return self.files if self.is_file else (*self.files, *WITH_THEM)
+
 
 APACHE = Licence("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
 MIT = Licence("MIT", "https://opensource.org/license/mit")
@@ -74,7 +83,7 @@ FACE_PARSING = Licence(
     "CC0 on the model's page", "https://huggingface.co/jonathandinu/face-parsing",
     "Treat it as non-commercial: its data (CelebAMask-HQ) and the network that it was tuned from (nvidia/mit-b5) are.")
 
-CONFIGURED = ("*.json", "*.txt", "LICENSE*", "model*.safetensors")
+CONFIGURED = ("config.json", "model*.safetensors")
 """A model that transformers loads, without the copies in other formats that lie beside it."""
 
 PLACES: Mapping[Family, tuple[Place, ...]] = {
