@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 
 @dataclass
 class SmallHub:
-    """files: of every repository, by name. cut: after so many bytes of an answer the connection breaks, once for each number.
+    """files: of every repository, by name. large: which of them have a SHA-256.
 
-    refuse: status and X-Error-Code of every file. missing: repositories that are not there. ignore_range: serve whole files always.
-    promised: sizes that the listing claims instead of the true ones. sent: (file, first byte, number of bytes) of every answer.
+    cut: after so many bytes of an answer the connection breaks, once for each number. refuse: status and X-Error-Code of every file.
+    missing: repositories that are not there. ignore_range: serve whole files always. redirect: files come from another host, as large
+    ones do. promised: sizes that the listing claims instead of the true ones. html: answer with a page, as a captive portal does.
+    sent: (file, first byte, number of bytes) of every answer. headers: of every request, with names in lower case.
     """
 
     files: dict[str, bytes]
@@ -27,6 +29,7 @@ class SmallHub:
     refuse: tuple[int, str] | None = None
     missing: tuple[str, ...] = ()
     ignore_range: bool = False
+    redirect: bool = False
     promised: dict[str, int] = field(default_factory=dict)
     wrong_sha: bool = False
     html: bool = False
@@ -55,7 +58,7 @@ def serving(hub: SmallHub) -> Iterator[SmallHub]:
 
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
-            hub.headers.append(dict(self.headers))
+            hub.headers.append({name.lower(): value for name, value in self.headers.items()})
             if any(path.startswith((f"/api/models/{repo}", f"/{repo}/")) for repo in hub.missing):
                 self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
             elif hub.html:
@@ -65,7 +68,10 @@ def serving(hub: SmallHub) -> Iterator[SmallHub]:
             elif hub.refuse:
                 self.answer(hub.refuse[0], b"", {"X-Error-Code": hub.refuse[1]})
             elif found := re.fullmatch(rf"/[^/]+/[^/]+/resolve/{hub.revision}/(.+)", path):
-                self.file(found[1])
+                elsewhere = f"http://localhost:{self.server.server_port}/elsewhere/{found[1]}"
+                self.answer(302, b"", {"Location": elsewhere}) if hub.redirect else self.file(found[1])
+            elif hub.redirect and path.startswith("/elsewhere/"):
+                self.file(path.removeprefix("/elsewhere/"))
             else:
                 self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
 

@@ -170,7 +170,18 @@ def test_a_gated_repository_is_explained(models: Path, hub: SmallHub, status: in
 def test_the_token_is_sent(models: Path, hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     fetched()
-    assert {headers.get("Authorization") or headers.get("authorization") for headers in hub.headers} == {"Bearer hf_secret"}
+    assert {headers.get("authorization") for headers in hub.headers} == {"Bearer hf_secret"}
+
+
+def test_another_host_gets_the_range_but_not_the_token(models: Path, hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.redirect = True
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    break_off(hub, 4 * STEP)
+    hub.headers.clear()
+    fetched()
+    [elsewhere] = [headers for headers in hub.headers if headers["host"].startswith("localhost")]
+    assert elsewhere["range"] == f"bytes={4 * STEP}-"
+    assert "hf_secret" not in str(elsewhere)
 
 
 def test_an_unknown_repository_is_named(models: Path, hub: SmallHub) -> None:
