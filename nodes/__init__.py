@@ -20,6 +20,7 @@ from .mask import GrowForLatentGrid, PreviewMask
 from .optimizer import Optimizer
 from .options import LossOptions, Noise, Prior
 from .recipe import EditMask, MaskPreset, MaskRecipe, MaskStep, StepMask
+from .sam import LoadSam, SamMasks, SamVideo
 from .text import SetTextPadding, TextEncode, TextPadding
 from .train import MeasureDrift, Train
 from .verify import CompareLora, LoraGrid
@@ -32,4 +33,5 @@ NODES: list[type[io.ComfyNode]] = [
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
     MeasureDrift, CompareLora, DriftMap, BleedScore, LoraGrid, CompareGrid, DemoModel,
+    LoadSam, SamMasks, SamVideo,
 ]
