@@ -24,6 +24,7 @@ from .options import LossOptions, Noise, Prior
 from .quick import QuickMasks
 from .recipe import EditMask, MaskPreset, MaskRecipe, MaskStep, StepMask
 from .review import ReviewMasks
+from .sam import LoadSam, SamMasks, SamVideo
 from .text import SetTextPadding, TextEncode, TextPadding
 from .train import MeasureDrift, Train
 from .verify import CompareLora, LoraGrid
@@ -39,4 +40,5 @@ NODES: list[type[io.ComfyNode]] = [
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
     QuickMasks, CoreFaceMasks, CoreSubjectMasks, InsightFaceMasks,
     MeasureDrift, CompareLora, DriftMap, BleedScore, LoraGrid, CompareGrid, DemoModel,
+    LoadSam, SamMasks, SamVideo,
 ]

@@ -1,0 +1,124 @@
+"""Segment Anything models from the files that people have: folders in transformers' layout, and Meta's single files."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .pretrained import all_loaded, read_config, transformers_class
+from .sam import PointSam
+from .sam3 import Sam3
+from .sam_keys import rename, sam1_config, sam2_config
+
+Read = Callable[[Path], Mapping[str, Tensor]]
+"""The weights in a .safetensors, .pt or .pth file, without running code that it may hold. Raises ValueError that names the file."""
+
+SINCE = {"SamModel": "4.29", "Sam2Model": "4.57", "Sam2VideoModel": "4.57", "Sam3Model": "5.0", "Sam3TrackerModel": "5.0"}
+SUPPORTED = ("SAM 1, SAM 2 and SAM 2.1 as a file with Meta's names or a folder in transformers' layout, SAM 3 as such a folder")
+SAM3 = {"sam3_video": (True, True), "sam3_tracker": (True, False), "sam3": (False, True)}
+"""What a folder's model_type says: whether it takes points and boxes, and whether it reads words."""
+MARKS = {  # part of a weight's name -> what the file is
+    "sam_mask_decoder.": "SAM 2", "image_encoder.neck.": "SAM 1", "tracker_neck.": "SAM 3", "detector.backbone.": "SAM 3",
+    "lora_": "a LoRA", "diffusion_model.": "a diffusion model", "double_blocks.": "a diffusion model", "text_model.": "a text encoder",
+}
+
+
+def load_sam(path: Path, dtype: torch.dtype, read: Read) -> PointSam | Sam3:
+    """The SAM in a file or folder. read: how single files are read; folders are read by transformers.
+
+    Raises ValueError for what is not there, damaged, or something else (the error says what it is).
+    """
+    if path.is_dir():
+        return _from_folder(path, dtype)
+    if not path.is_file():
+        raise ValueError(f"{path} is neither a file nor a folder; choose another model or put it there")
+    weights = read(path)
+    if "image_encoder.neck.0.weight" in weights and "mask_decoder.iou_token.weight" in weights:
+        return _sam1(path, weights, dtype)
+    if "sam_mask_decoder.iou_token.weight" in weights:
+        return _sam2(path, weights, dtype)
+    raise ValueError(_not_a_sam(path, _what(weights)))
+
+
+def _processor(name: str, folder: Path | None = None) -> Any:
+    import transformers
+
+    # Before transformers 5 only the class with the suffix takes tensors.
+    found = getattr(transformers, name, None) or getattr(transformers, f"{name}Fast")
+    try:
+        return found() if folder is None else found.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} has no readable preprocessor_config.json or processor_config.json; download it again") from error
+
+
+def _network(name: str, path: Path, dtype: torch.dtype, **settings: Any) -> Any:
+    return all_loaded(transformers_class(name, SINCE[name]), path, **settings).to(dtype)
+
+
+def _from_folder(path: Path, dtype: torch.dtype) -> PointSam | Sam3:
+    kind = read_config(path).get("model_type")
+    if kind == "sam":
+        return PointSam(f"sam {path.name}", _network("SamModel", path, dtype), _processor("SamImageProcessor", path))
+    if kind == "sam2":
+        return PointSam(f"sam2 {path.name}", _network("Sam2Model", path, dtype), _processor("Sam2ImageProcessor", path))
+    if kind == "sam2_video":
+        return _with_video(f"sam2 {path.name}", _network("Sam2VideoModel", path, dtype), _processor("Sam2ImageProcessor", path))
+    if kind in SAM3:
+        return _sam3(path, dtype, *SAM3[kind])
+    raise ValueError(_not_a_sam(path, f"a model of the type {kind!r}"))
+
+
+def _sam3(path: Path, dtype: torch.dtype, tracks: bool, reads: bool) -> Sam3:
+    """Half of a SAM 3 or the whole, whose halves then share one image encoder."""
+    name, image_processor = f"sam3 {path.name}", _processor("Sam3ImageProcessor", path)
+    tracker = _network("Sam3TrackerModel", path, dtype) if tracks else None
+    detector = _network("Sam3Model", path, dtype) if reads else None
+    if tracker is not None and detector is not None:
+        tracker.vision_encoder.backbone = detector.vision_encoder.backbone
+    points = None if tracker is None else PointSam(name, tracker, image_processor)
+    return Sam3(name, image_processor, points, detector, _processor("CLIPTokenizer", path) if reads else None)
+
+
+def _sam1(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> PointSam:
+    config_class = transformers_class("SamConfig", SINCE["SamModel"])
+    config = config_class(**sam1_config(weights))
+    network = _network("SamModel", path, dtype, config=config, state_dict=rename(weights, "sam"))
+    return PointSam(f"sam {path.name}", network, _processor("SamImageProcessor"))
+
+
+def _sam2(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> PointSam:
+    config_class = transformers_class("Sam2VideoConfig", SINCE["Sam2VideoModel"])
+    config = config_class(**sam2_config(weights))
+    network = _network("Sam2VideoModel", path, dtype, config=config, state_dict=rename(weights, "sam2"))
+    return _with_video(f"sam2 {path.name}", network, _processor("Sam2ImageProcessor"))
+
+
+def _with_video(name: str, video: Any, image_processor: Any) -> PointSam:
+    """A Sam2Model for pictures out of a Sam2VideoModel: the same modules, not a copy of them."""
+    import transformers
+
+    parts = {part: getattr(video.config, part).to_dict() for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
+    for part in parts.values():
+        part.pop("model_type", None)  # the video model's own, of the same values
+    with torch.device("meta"):
+        network: Any = transformers.Sam2Model(transformers.Sam2Config(**parts))
+    for name_of_part in ("vision_encoder", "prompt_encoder", "mask_decoder", "shared_image_embedding", "no_memory_embedding"):
+        setattr(network, name_of_part, getattr(video, name_of_part))
+    return PointSam(name, network.eval(), image_processor, video)
+
+
+def _what(weights: Mapping[str, Tensor]) -> str:
+    for mark, what in MARKS.items():
+        if any(mark in name for name in weights):
+            return what
+    return f"a file with weights such as {next(iter(weights), 'none')!r}"
+
+
+def _not_a_sam(path: Path, what: str) -> str:
+    if what == "SAM 3":
+        return (f"{path} is a single file of SAM 3; load it with ComfyUI's Load Checkpoint, make masks or boxes with SAM3 Detect and "
+                "connect them, or use a folder in transformers' layout here")
+    return f"{path} is {what}; this loads {SUPPORTED}"
