@@ -1,0 +1,200 @@
+"""Face, hair, body and clothing of painted people: absent groups, boxes, one person of several, faces without necks."""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from pack.host.mask_plan import MaskPlan, Part
+from pack.segmentation.body_parser import BodyParser
+from pack.segmentation.body_parts import BodyParts, FixedBoxes, crop_around
+from pack.segmentation.body_tables import SAPIENS1
+from pack.segmentation.boxes import Box
+from pack.tests.segmentation.tiny_body import Colours, noise, paint
+from torch import Tensor
+from torch.nn import functional as F
+
+FACE, HAIR, TORSO, SHIRT = 2, 3, 21, 22  # ids of Sapiens 1
+WEIGHTS = {"face": 1.0, "hair": 80 / 255, "body": 128 / 255, "clothing": 128 / 255, "background": 0.0}
+
+
+@dataclass(eq=False)
+class Ready:
+    """A parser that reads 128 x 96 pixels; `seen` are the sizes (H, W) of what it was given."""
+
+    seen: list[tuple[int, ...]] = field(default_factory=list)
+
+    def __call__(self) -> BodyParser:
+        module = Colours(28, (128, 96))
+        mean, std = torch.tensor([123.5, 116.5, 103.5]), torch.tensor([58.5, 57.0, 57.5])
+
+        def prepare(picture_HWC: Tensor) -> Tensor:
+            self.seen.append(tuple(picture_HWC.shape[:2]))
+            pixels = F.interpolate(((picture_HWC - mean) / std).permute(2, 0, 1)[None], (128, 96), mode="nearest-exact")
+            return pixels[0]
+
+        return BodyParser("painted", SAPIENS1, module, prepare, module, 0.75)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A parser that gives chosen shares."""
+
+    shares: dict[str, Tensor]
+    aspect: float = 0.75
+
+    def group_shares(self, pictures: list[Tensor]) -> list[dict[str, Tensor]]:
+        return [self.shares for _ in pictures]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A segmenter that finds given masks."""
+
+    masks: Mapping[str, Tensor]
+    name: str = "shown"
+    exclusive: bool = False
+
+    def describe(self) -> dict[str, object]:
+        return {"shown": sorted(self.masks)}
+
+    def segment(self, picture_HWC: Tensor, caption: str = "") -> Mapping[str, Tensor]:
+        return self.masks
+
+
+def parts(ready: Ready | None = None, **settings: Any) -> BodyParts:
+    return BodyParts(ready or Ready(), "painted", **settings)
+
+
+def person(left: int, top: int, unit: int) -> list[tuple[int, int, int, int, int]]:
+    """Hair, face with neck, shirt, torso, one below the other, each `unit` high and 2 `unit` wide."""
+    return [(number, left, top + row * unit, left + 2 * unit, top + (row + 1) * unit)
+            for row, number in enumerate((HAIR, FACE, SHIRT, TORSO))]
+
+
+def rectangle(height: int, width: int, left: int, top: int, right: int, bottom: int) -> Tensor:
+    mask_HW = torch.zeros(height, width)
+    mask_HW[top:bottom, left:right] = 1
+    return mask_HW
+
+
+def iou(first_HW: Tensor, second_HW: Tensor) -> float:
+    first, second = first_HW >= 0.5, second_HW >= 0.5
+    return float((first & second).sum() / (first | second).sum())
+
+
+def test_one_person_becomes_the_weights_of_the_preset() -> None:
+    picture_HWC = paint(240, 180, *person(50, 40, 40))
+    regions = parts().segment(picture_HWC)
+    assert list(regions) == ["face", "hair", "body", "clothing"]
+    for row, group in enumerate(("hair", "face", "clothing", "body")):
+        assert iou(regions[group], rectangle(240, 180, 50, 40 + 40 * row, 130, 80 + 40 * row)) > 0.85
+    assert torch.stack(list(regions.values())).sum(0).max() <= 1 + 1e-5
+    made = MaskPlan((Part(parts(), WEIGHTS),)).make(picture_HWC)
+    assert made.weight_HW is not None
+    assert [round(255 * made.weight_HW[y, 90].item()) for y in (60, 100, 140, 180, 220)] == [80, 255, 128, 128, 0]
+
+
+def test_what_is_not_there_is_absent_and_not_black() -> None:
+    assert parts().segment(torch.zeros(100, 80, 3, dtype=torch.uint8)) == {}
+    no_face = parts().segment(paint(240, 180, *[row for row in person(50, 40, 40) if row[0] != FACE]))
+    assert list(no_face) == ["hair", "body", "clothing"]
+    made = MaskPlan((Part(parts(), WEIGHTS),)).make(paint(240, 180, *[row for row in person(50, 40, 40) if row[0] != FACE]))
+    assert made.missing == ("face",)
+    assert MaskPlan((Part(parts(), WEIGHTS),)).make(torch.zeros(100, 80, 3, dtype=torch.uint8)).weight_HW is None
+
+
+def test_a_speck_does_not_count_as_found() -> None:
+    """One of 20000 pixels of what is parsed must be there: 50 of 1000 x 1000. A cell of the network is 10 x 8 = 80 pixels."""
+    shirt = (SHIRT, 300, 300, 600, 900)
+    assert list(parts().segment(paint(1000, 1000, shirt, (FACE, 800, 800, 840, 840)))) == ["face", "clothing"]
+    speck_HW = torch.zeros(1000, 1000)
+    for pixels, found in ((49, []), (50, ["face"])):
+        speck_HW.view(-1)[:pixels] = 0.5
+        shares = {"face": speck_HW, "hair": torch.full((1000, 1000), 0.49)}
+        assert list(BodyParts(lambda shares=shares: Fixed(shares), "fixed").segment(noise(1000, 1000))) == found
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (3, 3), (2, 50)])
+def test_tiny_pictures(size: tuple[int, int]) -> None:
+    face = parts().segment(paint(*size, (FACE, 0, 0, size[1], size[0])))
+    assert {name: mask.shape for name, mask in face.items()} == {"face": size}
+    assert parts().segment(torch.zeros(*size, 3, dtype=torch.uint8)) == {}
+    parts(boxes=FixedBoxes((Box(0, 0, 1, 1),))).segment(noise(*size))
+
+
+def test_small_people_need_boxes() -> None:
+    """Two people 10 pixels wide in a picture of 1200 x 300: less than one cell of the network's."""
+    picture_HWC = paint(300, 1200, *person(100, 100, 5), *person(900, 120, 5))
+    faces = [rectangle(300, 1200, 100, 105, 110, 110), rectangle(300, 1200, 900, 125, 910, 130)]
+    expected_HW = torch.stack(faces).amax(0)
+    boxes = FixedBoxes((Box(100, 100, 10, 20), Box(900, 120, 10, 20)))
+    ready = Ready()
+    found = parts(ready, boxes=boxes).segment(picture_HWC)
+    assert ready.seen == [(26, 20), (26, 20)]  # 20 x 1.25 = 25, and 3/4 of that; both ends of a crop cut through pixels
+    assert iou(found["face"], expected_HW) > 0.9
+    assert iou(parts().segment(picture_HWC).get("face", torch.zeros(300, 1200)), expected_HW) < 0.7
+    one = parts(boxes=FixedBoxes(boxes.boxes[:1])).segment(picture_HWC)
+    assert iou(one["face"], faces[0]) > 0.9
+
+
+def test_overlapping_crops_merge_by_the_greatest_and_share_each_pixel() -> None:
+    picture_HWC = paint(200, 200, *person(40, 40, 30), *person(110, 40, 30))
+    regions = parts(boxes=FixedBoxes((Box(40, 40, 60, 120), Box(110, 40, 60, 120)))).segment(picture_HWC)
+    both_HW = torch.maximum(rectangle(200, 200, 40, 70, 100, 100), rectangle(200, 200, 110, 70, 170, 100))
+    assert iou(regions["face"], both_HW) > 0.85
+    assert torch.stack(list(regions.values())).sum(0).max() <= 1 + 1e-5
+
+
+def test_one_person_of_two() -> None:
+    picture_HWC = paint(240, 400, *person(40, 40, 40), *person(260, 40, 40))
+    right_HW = rectangle(240, 400, 250, 30, 350, 210)
+    ready = Ready()
+    regions = parts(ready, person=Shown({"she": right_HW})).segment(picture_HWC)
+    assert iou(regions["face"], rectangle(240, 400, 260, 80, 340, 120)) > 0.85
+    assert all(mask_HW[:, :250].max() == 0 for mask_HW in regions.values())
+    assert ready.seen == [(226, 170)]  # the crop goes around the person: 180 x 1.25, and 3/4 of that
+    for nobody in ({}, {"she": torch.zeros(240, 400)}):
+        assert parts(person=Shown(nobody)).segment(picture_HWC) == {}
+    assert parts(person=Shown({"wall": rectangle(240, 400, 150, 0, 240, 240)})).segment(picture_HWC) == {}
+
+
+def test_a_face_without_its_neck() -> None:
+    picture_HWC = paint(240, 180, *person(50, 40, 40))
+    whole = parts().segment(picture_HWC)
+    oval_HW = rectangle(240, 180, 40, 60, 140, 100)  # the upper half of the face, and some hair
+    split = parts(face_oval=Shown({"oval": oval_HW})).segment(picture_HWC)
+    assert iou(split["face"], rectangle(240, 180, 50, 80, 130, 100)) > 0.85
+    assert iou(split["body"], torch.maximum(rectangle(240, 180, 50, 100, 130, 120), rectangle(240, 180, 50, 160, 130, 200))) > 0.85
+    torch.testing.assert_close(split["hair"], whole["hair"])
+    torch.testing.assert_close(torch.stack(list(split.values())).sum(0), torch.stack(list(whole.values())).sum(0))
+    none = parts(face_oval=Shown({})).segment(picture_HWC)
+    assert list(none) == ["hair", "body", "clothing"]
+    torch.testing.assert_close(none["body"], whole["body"] + whole["face"])
+
+
+def test_crops_have_the_networks_shape_and_stay_inside() -> None:
+    assert crop_around(Box(100, 100, 60, 80), 0.75, 1000, 1000) == (92, 90, 168, 190)  # 75 x 100 around (130, 140)
+    assert crop_around(Box(100, 100, 90, 40), 0.75, 1000, 1000) == (88, 45, 202, 195)  # wide: the height follows, 112.5 x 150
+    assert crop_around(Box(0, 0, 60, 80), 0.75, 50, 1000) == (0, 0, 50, 90)
+    for outside in (Box(-50, 0, 40, 40), Box(0, 500, 10, 10), Box(5, 5, 0, 10), Box(5, 5, 10, float("nan"))):
+        assert crop_around(outside, 0.75, 100, 100) is None
+
+
+def test_boxes_outside_the_picture_and_no_boxes_mean_the_whole_picture() -> None:
+    picture_HWC = paint(240, 180, *person(50, 40, 40))
+    whole = parts().segment(picture_HWC)
+    for boxes in ((), (Box(500, 500, 10, 10),)):
+        found = parts(boxes=FixedBoxes(boxes)).segment(picture_HWC)
+        assert all(torch.equal(found[group], whole[group]) for group in whole)
+
+
+def test_all_that_decides_the_masks_is_described() -> None:
+    plans = [parts(), parts(boxes=FixedBoxes((Box(1, 2, 3, 4),))), parts(boxes=FixedBoxes((Box(1, 2, 3, 5),))),
+             parts(person=Shown({"a": torch.zeros(1, 1)})), parts(face_oval=Shown({"a": torch.zeros(1, 1)})), BodyParts(Ready(), "other")]
+    texts = [json.dumps(plan.describe(), sort_keys=True) for plan in plans]
+    assert len(set(texts)) == len(texts)
+    assert plans[0].name == "body parts by painted"
