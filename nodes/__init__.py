@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from .adapter import Adapter, TextEncoderLora
 from .arrange import Arrange
+from .attention import AttentionMask
 from .bleed import BleedScore, DriftMap
 from .cache import CleanCache, EncodeTrainingSet, OpenTrainingSet
 from .captions import CaptionOptions
@@ -32,4 +33,5 @@ NODES: list[type[io.ComfyNode]] = [
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
     MeasureDrift, CompareLora, DriftMap, BleedScore, LoraGrid, CompareGrid, DemoModel,
+    AttentionMask,
 ]
