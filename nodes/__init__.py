@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from .adapter import Adapter, TextEncoderLora
 from .arrange import Arrange
+from .attention import AttentionMask
 from .bleed import BleedScore, DriftMap
 from .cache import CleanCache, EncodeTrainingSet, OpenTrainingSet
 from .captions import CaptionOptions
@@ -41,4 +42,5 @@ NODES: list[type[io.ComfyNode]] = [
     QuickMasks, CoreFaceMasks, CoreSubjectMasks, InsightFaceMasks,
     MeasureDrift, CompareLora, DriftMap, BleedScore, LoraGrid, CompareGrid, DemoModel,
     LoadSam, SamMasks, SamVideo,
+    AttentionMask,
 ]
