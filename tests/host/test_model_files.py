@@ -63,6 +63,7 @@ def test_what_is_no_model_is_not_offered(models: Path) -> None:
     (models / "sam2" / "broken" / "config.json").write_bytes(b"\xff{")
     (models / "sam2" / "dangling.pth").symlink_to(models / "nowhere.pth")
     (models / "sam2" / "loop").symlink_to(models / "sam2")
+    file(models / "sam2" / "too" / "far" / "down" / "a.pth")
     (models / "sam3").write_text("a file where a folder should be")
     assert local("sam") == []
 
