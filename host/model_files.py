@@ -17,7 +17,7 @@ from .downloads import download
 from .progress import Progress
 
 DOWNLOAD = " (download)"
-DEPTH = 3  # LLM/microsoft/Florence-2-base; deeper lies nothing, and links may go round in circles
+DEPTH = 4  # clipseg/models--CIDAS--x/snapshots/<revision>, the hub's own cache; links may go round in circles
 CONFIG = "config.json"
 
 

@@ -63,7 +63,7 @@ def test_what_is_no_model_is_not_offered(models: Path) -> None:
     (models / "sam2" / "broken" / "config.json").write_bytes(b"\xff{")
     (models / "sam2" / "dangling.pth").symlink_to(models / "nowhere.pth")
     (models / "sam2" / "loop").symlink_to(models / "sam2")
-    file(models / "sam2" / "too" / "far" / "down" / "a.pth")
+    file(models / "sam2" / "much" / "too" / "far" / "down" / "a.pth")
     (models / "sam3").write_text("a file where a folder should be")
     assert local("sam") == []
 
@@ -72,6 +72,17 @@ def test_a_folder_that_is_a_model_itself_is_offered(models: Path) -> None:
     model_folder(models / "face_parsing", "segformer")
     assert local("face parsing") == ["face_parsing"]
     assert find("face_parsing", ("face parsing",), False, None) == models / "face_parsing"
+
+
+def test_a_cache_of_the_hub_is_offered(models: Path) -> None:
+    cache = models / "clipseg" / "models--CIDAS--clipseg-rd64-refined"
+    for name, text in (("config.json", '{"model_type": "clipseg"}'), ("model.safetensors", "weights")):
+        file(cache / "blobs" / f"0{name[0]}", text)
+        (cache / "snapshots" / "abc").mkdir(parents=True, exist_ok=True)
+        (cache / "snapshots" / "abc" / name).symlink_to(f"../../blobs/0{name[0]}")
+    [name] = local("clipseg")
+    assert name == "clipseg/models--CIDAS--clipseg-rd64-refined/snapshots/abc"
+    assert find(name, ("clipseg",), False, None) == cache / "snapshots" / "abc"
 
 
 def test_registered_folders_come_first_and_stay_as_they_are(models: Path, tmp_path: Path) -> None:
