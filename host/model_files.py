@@ -127,7 +127,8 @@ def _fetch(known: KnownModel, accept_licence: bool, node_id: str | None) -> Path
 
 def _terms(known: KnownModel, target: Path) -> str:
     size = f"about {known.gigabytes:g} GB, " if known.gigabytes else ""
-    gated = " Its repository is gated: you need a Hugging Face account that was granted access, and its token in HF_TOKEN."
-    return (f"{known.name} is not there yet. Its licence is {known.licence.name} ({known.licence.link}). {known.licence.limits} To accept "
-            f"it and download {known.repo} ({size}{known.link}) to {target}, tick accept_licence and run again; or put its files "
-            f"({', '.join(known.patterns)}) there by hand.{gated if known.gated else ''}")
+    gated = "Its repository is gated: you need a Hugging Face account that was granted access, and its token in HF_TOKEN."
+    return " ".join(filter(None, [
+        f"{known.name} is not there yet. Its licence is {known.licence.name} ({known.licence.link}).", known.licence.limits,
+        f"To accept it and download {known.repo} ({size}{known.link}) to {target}, tick accept_licence and run again; or put its files "
+        f"({', '.join(known.patterns)}) there by hand.", gated if known.gated else ""]))

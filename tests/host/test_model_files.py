@@ -8,7 +8,7 @@ from pathlib import Path
 import folder_paths
 import pytest
 from pack.host.model_files import choices, find, folders
-from pack.segmentation.catalogue import KNOWN, PLACES
+from pack.segmentation.catalogue import KNOWN, PLACES, KnownModel
 
 
 @pytest.fixture
@@ -146,6 +146,17 @@ def test_a_missing_known_model_states_its_terms(models: Path) -> None:
                  f"https://huggingface.co/{repo}", str(models / "sapiens"), "accept_licence", "_torchscript.pt2"):
         assert part in str(raised.value)
     assert not models.exists()
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
+def test_every_model_states_its_terms_in_a_readable_sentence(models: Path, known: KnownModel) -> None:
+    with pytest.raises(ValueError) as raised:
+        find(f"{known.name} (download)", (known.family,), False, None)
+    text = str(raised.value)
+    assert known.licence.limits in text
+    assert known.link in text
+    assert "  " not in text
+    assert ("gated" in text) is known.gated
 
 
 def test_a_model_of_another_family_is_not_found(models: Path) -> None:
