@@ -36,7 +36,7 @@ def find(choice: str, families: tuple[Family, ...], accept_licence: bool, node_i
     Raises ValueError for a choice that is not there: with the licence and its limits, repository, target and link.
     """
     for known in _known(families):
-        if choice.removesuffix(DOWNLOAD) == known.name:
+        if choice == known.name + DOWNLOAD:
             return _present(known) or _fetch(known, accept_licence, node_id)
     key, _, relative = choice.replace("\\", "/").partition("/")
     places = [place for family in families for place in PLACES[family]]

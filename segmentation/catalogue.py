@@ -141,5 +141,5 @@ KNOWN: tuple[KnownModel, ...] = (
             "grounding-dino", APACHE),
     _folder("florence-2 base", "detector", "florence-community/Florence-2-base", "LLM", MIT),
     _folder("florence-2 large", "detector", "florence-community/Florence-2-large", "LLM", MIT),
-    _folder("clipseg", "clipseg", "CIDAS/clipseg-rd64-refined", "clipseg", APACHE),
+    _folder("clipseg", "clipseg", "CIDAS/clipseg-rd64-refined", "clipseg", APACHE, 0.6),
 )

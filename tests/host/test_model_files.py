@@ -68,10 +68,12 @@ def test_what_is_no_model_is_not_offered(models: Path) -> None:
     assert local("sam") == []
 
 
-def test_a_folder_that_is_a_model_itself_is_offered(models: Path) -> None:
-    model_folder(models / "face_parsing", "segformer")
-    assert local("face parsing") == ["face_parsing"]
-    assert find("face_parsing", ("face parsing",), False, None) == models / "face_parsing"
+@pytest.mark.parametrize(("family", "folder", "kind"), [
+    ("face parsing", "face_parsing", "segformer"), ("clipseg", "clipseg", "clipseg"), ("sam", "sam3", "sam3_video")])
+def test_a_folder_that_is_a_model_itself_is_offered(models: Path, family, folder: str, kind: str) -> None:
+    model_folder(models / folder, kind)
+    assert local(family) == [folder]
+    assert find(folder, (family,), False, None) == models / folder
 
 
 def test_a_cache_of_the_hub_is_offered(models: Path) -> None:
