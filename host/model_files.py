@@ -17,7 +17,7 @@ from .downloads import download
 from .progress import Progress
 
 DOWNLOAD = " (download)"
-DEPTH = 3  # LLM/microsoft/Florence-2-base; deeper lies nothing, and links may go round in circles
+DEPTH = 4  # clipseg/models--CIDAS--x/snapshots/<revision>, the hub's own cache; links may go round in circles
 CONFIG = "config.json"
 
 
@@ -36,7 +36,7 @@ def find(choice: str, families: tuple[Family, ...], accept_licence: bool, node_i
     Raises ValueError for a choice that is not there: with the licence and its limits, repository, target and link.
     """
     for known in _known(families):
-        if choice.removesuffix(DOWNLOAD) == known.name:
+        if choice == known.name + DOWNLOAD:
             return _present(known) or _fetch(known, accept_licence, node_id)
     key, _, relative = choice.replace("\\", "/").partition("/")
     places = [place for family in families for place in PLACES[family]]
@@ -127,7 +127,8 @@ def _fetch(known: KnownModel, accept_licence: bool, node_id: str | None) -> Path
 
 def _terms(known: KnownModel, target: Path) -> str:
     size = f"about {known.gigabytes:g} GB, " if known.gigabytes else ""
-    gated = " Its repository is gated: you need a Hugging Face account that was granted access, and its token in HF_TOKEN."
-    return (f"{known.name} is not there yet. Its licence is {known.licence.name} ({known.licence.link}). {known.licence.limits} To accept "
-            f"it and download {known.repo} ({size}{known.link}) to {target}, tick accept_licence and run again; or put its files "
-            f"({', '.join(known.patterns)}) there by hand.{gated if known.gated else ''}")
+    gated = "Its repository is gated: you need a Hugging Face account that was granted access, and its token in HF_TOKEN."
+    return " ".join(filter(None, [
+        f"{known.name} is not there yet. Its licence is {known.licence.name} ({known.licence.link}).", known.licence.limits,
+        f"To accept it and download {known.repo} ({size}{known.link}) to {target}, tick accept_licence and run again; or put its files "
+        f"({', '.join(known.patterns)}) there by hand.", gated if known.gated else ""]))

@@ -74,11 +74,11 @@ SAPIENS1 = Licence(
     "Non-commercial use only: not for masks of a LoRA that is sold or made for a client.")
 SAPIENS2 = Licence(
     "Sapiens2 License", "https://github.com/facebookresearch/sapiens2/blob/main/LICENSE.md",
-    "Forbids surveillance, biometric processing, deepfakes and impersonating any person, pornography and guessing at people's "
-    "origin, health or beliefs; Meta may audit the use.")
+    "Forbids surveillance, biometric processing, deepfakes and impersonating any individual, pornographic and defamatory use, inferring "
+    "health or demographic data without consent, military and weapons uses; Meta may audit the use.")
 SAM3 = Licence(
     "SAM License", "https://github.com/facebookresearch/sam3/blob/main/LICENSE",
-    "Commercial use is allowed; military, nuclear and spying uses are not, and the licence goes with every copy.")
+    "Commercial use is allowed; military, nuclear, spying and weapons uses are not, and the licence goes with every copy.")
 FACE_PARSING = Licence(
     "CC0 on the model's page", "https://huggingface.co/jonathandinu/face-parsing",
     "Treat it as non-commercial: its data (CelebAMask-HQ) and the network that it was tuned from (nvidia/mit-b5) are.")
@@ -87,7 +87,7 @@ CONFIGURED = ("config.json", "model*.safetensors")
 """A model that transformers loads, without the copies in other formats that lie beside it."""
 
 PLACES: Mapping[Family, tuple[Place, ...]] = {
-    "sapiens": (Place("sapiens", "sapiens", files=True),),
+    "sapiens": (Place("sapiens", "sapiens", files=True), Place("sapiens2", "sapiens2", files=True)),
     "face parsing": (Place("face_parsing", "face_parsing"), Place("rmbg", "RMBG")),
     "sam": (Place("sams", "sams", files=True), Place("sam2", "sam2", files=True), Place("sam3", "sam3", files=True)),
     "detector": (Place("grounding-dino", "grounding-dino"), Place("LLM", "LLM"), Place("florence2", "florence2")),
@@ -97,11 +97,11 @@ PLACES: Mapping[Family, tuple[Place, ...]] = {
 MODEL_TYPES: Mapping[Family, tuple[str, ...]] = {
     "sapiens": ("sapiens2",),
     "face parsing": ("segformer",),
-    "sam": ("sam", "sam_hq", "sam2", "sam2_video", "sam3", "sam3_tracker", "sam3_video", "sam3_tracker_video", "edgetam", "edgetam_video"),
+    "sam": ("sam", "sam2", "sam2_video", "sam3", "sam3_tracker", "sam3_video"),
     "detector": ("grounding-dino", "mm-grounding-dino", "florence2"),
     "clipseg": ("clipseg",),
 }
-"""What a directory's config.json calls a model of the family."""
+"""What the config.json of a directory that can be loaded calls a model of the family."""
 
 
 def _sapiens1(size: str, file: str, gigabytes: float) -> KnownModel:
@@ -136,10 +136,10 @@ KNOWN: tuple[KnownModel, ...] = (
     _folder("sam vit huge", "sam", "facebook/sam-vit-huge", "sams", APACHE, 2.56),
     _folder("sam3", "sam", "facebook/sam3", "sam3", SAM3, gated=True),
     _folder("grounding dino tiny", "detector", "IDEA-Research/grounding-dino-tiny", "grounding-dino", APACHE, 0.69),
-    _folder("grounding dino base", "detector", "IDEA-Research/grounding-dino-base", "grounding-dino", APACHE),
+    _folder("grounding dino base", "detector", "IDEA-Research/grounding-dino-base", "grounding-dino", APACHE, 0.93),
     _folder("mm grounding dino tiny", "detector", "openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_v3det",
             "grounding-dino", APACHE),
     _folder("florence-2 base", "detector", "florence-community/Florence-2-base", "LLM", MIT),
     _folder("florence-2 large", "detector", "florence-community/Florence-2-large", "LLM", MIT),
-    _folder("clipseg", "clipseg", "CIDAS/clipseg-rd64-refined", "clipseg", APACHE),
+    _folder("clipseg", "clipseg", "CIDAS/clipseg-rd64-refined", "clipseg", APACHE, 0.6),
 )

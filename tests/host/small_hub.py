@@ -58,6 +58,9 @@ def serving(hub: SmallHub) -> Iterator[SmallHub]:
 
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
+            if path == "/api/agent-harnesses":  # huggingface_hub asks this once in a process, for itself
+                self.answer(404, b"", {})
+                return
             hub.headers.append({name.lower(): value for name, value in self.headers.items()})
             if any(path.startswith((f"/api/models/{repo}", f"/{repo}/")) for repo in hub.missing):
                 self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,7 +162,7 @@ def test_a_wrong_sum_is_an_error(models: Path, hub: SmallHub) -> None:
 @pytest.mark.parametrize(("status", "code"), [(401, "GatedRepo"), (403, "GatedRepo"), (403, "")])
 def test_a_gated_repository_is_explained(models: Path, hub: SmallHub, status: int, code: str) -> None:
     hub.files, hub.refuse = {"config.json": b"{}", "model.safetensors": WEIGHTS}, (status, code)
-    with pytest.raises(ValueError, match="gated.*HF_TOKEN"):
+    with pytest.raises(ValueError, match="facebook/sam3 is gated.*HF_TOKEN"):
         fetched("sam", "sam3 (download)")
 
 
@@ -278,6 +277,22 @@ def test_a_disk_that_fills_up_is_said(models: Path, hub: SmallHub, monkeypatch: 
     assert choices("clipseg") == [CHOICE]
 
 
+def test_a_folder_counts_only_when_its_last_file_is_there(models: Path, hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.files = {name: FILES[name] for name in ("config.json", "model.safetensors", "vocab.txt")}
+    real = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target) == models / "clipseg" / CLIPSEG.place / "vocab.txt":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        fetched()
+    assert choices("clipseg") == [CHOICE]
+    assert inside(fetched()) == set(hub.files)
+
+
 def test_a_folder_made_by_hand_is_completed(models: Path, hub: SmallHub) -> None:
     half = models / "clipseg" / CLIPSEG.place
     half.mkdir(parents=True)
@@ -298,4 +313,3 @@ def test_without_the_licence_nothing_is_asked_of_the_hub(models: Path, hub: Smal
     with pytest.raises(ValueError, match="accept_licence"):
         find(CHOICE, ("clipseg",), False, None)
     assert hub.headers == []
-    assert replace(CLIPSEG, gated=True).gated

@@ -8,7 +8,7 @@ from pathlib import Path
 import folder_paths
 import pytest
 from pack.host.model_files import choices, find, folders
-from pack.segmentation.catalogue import KNOWN, PLACES
+from pack.segmentation.catalogue import KNOWN, PLACES, KnownModel
 
 
 @pytest.fixture
@@ -63,14 +63,28 @@ def test_what_is_no_model_is_not_offered(models: Path) -> None:
     (models / "sam2" / "broken" / "config.json").write_bytes(b"\xff{")
     (models / "sam2" / "dangling.pth").symlink_to(models / "nowhere.pth")
     (models / "sam2" / "loop").symlink_to(models / "sam2")
+    file(models / "sam2" / "much" / "too" / "far" / "down" / "a.pth")
     (models / "sam3").write_text("a file where a folder should be")
     assert local("sam") == []
 
 
-def test_a_folder_that_is_a_model_itself_is_offered(models: Path) -> None:
-    model_folder(models / "face_parsing", "segformer")
-    assert local("face parsing") == ["face_parsing"]
-    assert find("face_parsing", ("face parsing",), False, None) == models / "face_parsing"
+@pytest.mark.parametrize(("family", "folder", "kind"), [
+    ("face parsing", "face_parsing", "segformer"), ("clipseg", "clipseg", "clipseg"), ("sam", "sam3", "sam3_video")])
+def test_a_folder_that_is_a_model_itself_is_offered(models: Path, family, folder: str, kind: str) -> None:
+    model_folder(models / folder, kind)
+    assert local(family) == [folder]
+    assert find(folder, (family,), False, None) == models / folder
+
+
+def test_a_cache_of_the_hub_is_offered(models: Path) -> None:
+    cache = models / "clipseg" / "models--CIDAS--clipseg-rd64-refined"
+    for name, text in (("config.json", '{"model_type": "clipseg"}'), ("model.safetensors", "weights")):
+        file(cache / "blobs" / f"0{name[0]}", text)
+        (cache / "snapshots" / "abc").mkdir(parents=True, exist_ok=True)
+        (cache / "snapshots" / "abc" / name).symlink_to(f"../../blobs/0{name[0]}")
+    [name] = local("clipseg")
+    assert name == "clipseg/models--CIDAS--clipseg-rd64-refined/snapshots/abc"
+    assert find(name, ("clipseg",), False, None) == cache / "snapshots" / "abc"
 
 
 def test_registered_folders_come_first_and_stay_as_they_are(models: Path, tmp_path: Path) -> None:
@@ -134,6 +148,17 @@ def test_a_missing_known_model_states_its_terms(models: Path) -> None:
                  f"https://huggingface.co/{repo}", str(models / "sapiens"), "accept_licence", "_torchscript.pt2"):
         assert part in str(raised.value)
     assert not models.exists()
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
+def test_every_model_states_its_terms_in_a_readable_sentence(models: Path, known: KnownModel) -> None:
+    with pytest.raises(ValueError) as raised:
+        find(f"{known.name} (download)", (known.family,), False, None)
+    text = str(raised.value)
+    assert known.licence.limits in text
+    assert known.link in text
+    assert "  " not in text
+    assert ("gated" in text) is known.gated
 
 
 def test_a_model_of_another_family_is_not_found(models: Path) -> None:
