@@ -95,16 +95,18 @@ def _is_model(folder: Path, family: Family | None = None) -> bool:
 
 
 def _inside(root: Path, relative: str, choice: str) -> Path | None:
-    """The file or model folder at a path below `root`; raises ValueError for one that leads out of it."""
+    """The file or model folder at a path below `root`; raises ValueError for a name that leads out of it.
+
+    Links are followed, as ComfyUI does in its own model folders: only whoever owns the machine can have put them there.
+    """
+    path = Path(os.path.normpath(root / relative))
+    if not path.is_relative_to(root):
+        raise ValueError(f"{choice!r} leads out of {root}; choose one of the list")
     try:
-        path = (root / relative).resolve()
         there = path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # a null byte, a loop of links
+    except (OSError, ValueError) as error:  # a null byte, a loop of links
         raise ValueError(f"{choice!r} is not a model's name ({error}); choose one of the list") from error
-    if not path.is_relative_to(root.resolve()):
-        raise ValueError(f"{choice!r} leads out of {root}; put the model itself there, or name the folder that it lies in in "
-                         "extra_model_paths.yaml")
-    return path if there and (path.is_file() or _is_model(path)) else None
+    return path if there and (path.suffix.lower() in folder_paths.supported_pt_extensions or _is_model(path)) else None
 
 
 def _targets(known: KnownModel) -> list[Path]:
