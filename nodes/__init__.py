@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from .adapter import Adapter, TextEncoderLora
 from .arrange import Arrange
 from .bleed import BleedScore, DriftMap
+from .body_parts import BodyPartMasks, BodyParts, LoadBodyParser
 from .cache import CleanCache, EncodeTrainingSet, OpenTrainingSet
 from .captions import CaptionOptions
 from .check import CheckPadding
@@ -28,6 +29,7 @@ from .watching import Logs, Previews, Validation
 NODES: list[type[io.ComfyNode]] = [
     LoadFolder, DataSetFromLists, DataSetFromVideo, UseMasks, CombineDataSets, DataSetToLists, Arrange,
     MaskRecipe, MaskStep, MaskPreset, EditMask, StepMask, CombineMasks, RegionMask, RandomBlobs, PreviewMask, GrowForLatentGrid,
+    LoadBodyParser, BodyParts, BodyPartMasks,
     CaptionOptions, EncodeTrainingSet, OpenTrainingSet, CleanCache,
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
