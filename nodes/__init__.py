@@ -7,6 +7,7 @@ from .adapter import Adapter, TextEncoderLora
 from .arrange import Arrange
 from .attention import AttentionMask
 from .bleed import BleedScore, DriftMap
+from .body_parts import BodyPartMasks, BodyParts, LoadBodyParser
 from .cache import CleanCache, EncodeTrainingSet, OpenTrainingSet
 from .captions import CaptionOptions
 from .check import CheckPadding
@@ -36,6 +37,7 @@ NODES: list[type[io.ComfyNode]] = [
     MaskRecipe, MaskStep, MaskPreset, EditMask, StepMask, CombineMasks, RegionMask, RandomBlobs, PreviewMask, GrowForLatentGrid,
     MakeMasks, WriteMasks,
     ReviewMasks,
+    LoadBodyParser, BodyParts, BodyPartMasks,
     CaptionOptions, EncodeTrainingSet, OpenTrainingSet, CleanCache,
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,

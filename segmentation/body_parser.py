@@ -4,13 +4,14 @@ Shapes: N pictures, K classes, H height, W width in pixels of the picture, h and
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .batches import in_batches
 from .body_tables import ClassTable
 
 STRIP = 2**22
@@ -33,24 +34,13 @@ class BodyParser:
     aspect: float
     at_once: int = 4
 
-    def group_shares(self, pictures: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
+    def group_shares(self, pictures: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """For each picture (H, W, C) uint8 RGB its groups' shares, (H, W) float32 0..1 on the CPU; what is missing to 1 is background.
 
         Runs fewer pictures at once where memory runs out, and raises torch.OutOfMemoryError where one is too much.
         Raises ValueError for what is no uint8 RGB picture and for a network of another table.
         """
-        done, at_once = 0, self.at_once
-        while done < len(pictures):
-            some = pictures[done: done + at_once]
-            try:
-                shares = self._shares(some)
-            except torch.OutOfMemoryError:
-                if len(some) == 1:
-                    raise
-                at_once = len(some) // 2
-                continue
-            yield from shares
-            done += len(some)
+        return in_batches(pictures, self._shares, self.at_once)
 
     @torch.no_grad()
     def _shares(self, pictures: Sequence[Tensor]) -> list[dict[str, Tensor]]:

@@ -46,6 +46,26 @@ class FixedBoxes:
         return self.boxes
 
 
+class Detector(Protocol):
+    """Finds what words name."""
+
+    def find(self, picture_HWC: Tensor, phrases: Sequence[str]) -> Sequence[Box]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectedPeople:
+    """Every person that a detector finds. model: the detector's name."""
+
+    detector: Ready[Detector]
+    model: str
+
+    def describe(self) -> object:
+        return {"person": self.model}
+
+    def find(self, picture_HWC: Tensor) -> Sequence[Box]:
+        return self.detector().find(picture_HWC, ("person",))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BodyParts:
     """Regions "face", "hair", "body" (skin) and "clothing" by a body part model.

@@ -262,14 +262,14 @@ def test_grey_pictures_and_wrong_ones() -> None:
     for wrong in (torch.zeros(9, 7, 3), torch.zeros(9, 7, 4, dtype=torch.uint8), torch.zeros(9, 7, dtype=torch.uint8),
                   torch.zeros(0, 7, 3, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="give uint8"):
-            list(parser.group_shares([wrong]))
+            parser.group_shares([wrong])
 
 
 def test_nan_is_told() -> None:
     logits = torch.randn(29, 8, 6)
     logits[3, 2, 2] = float("nan")
     with pytest.raises(ValueError, match="chosen gave NaN.*float32"):
-        list(chosen(logits).group_shares([noise(9, 7)]))
+        chosen(logits).group_shares([noise(9, 7)])
 
 
 def limited(most: int) -> tuple[BodyParser, list[int]]:
@@ -287,14 +287,14 @@ def limited(most: int) -> tuple[BodyParser, list[int]]:
 
 def test_out_of_memory_halves_the_batch() -> None:
     parser, asked = limited(2)
-    assert len(list(parser.group_shares([noise(9, 7)] * 9))) == 9
+    assert len(parser.group_shares([noise(9, 7)] * 9)) == 9
     assert asked == [8, 4, 2, 2, 2, 2, 1]
 
 
 def test_out_of_memory_for_one_picture_is_raised() -> None:
     parser, asked = limited(0)
     with pytest.raises(torch.OutOfMemoryError):
-        list(parser.group_shares([noise(9, 7)] * 3))
+        parser.group_shares([noise(9, 7)] * 3)
     assert asked == [3, 1]
 
 
@@ -306,7 +306,7 @@ def test_out_of_memory_inside_torchscript_counts_too(models: Path, monkeypatch: 
 
     monkeypatch.setattr(type(parser.module), "__call__", fail)
     with pytest.raises(torch.OutOfMemoryError):
-        list(parser.group_shares([noise(9, 7)]))
+        parser.group_shares([noise(9, 7)])
 
 
 # What people have in the folder by mistake.
