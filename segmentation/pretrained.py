@@ -1,0 +1,60 @@
+"""Networks of the transformers library out of local files, with the reason in words where they do not load."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+def transformers_class(name: str, needs: str) -> Any:
+    """A class of transformers. Raises ValueError that names the class where the installed version, older than `needs`, lacks it."""
+    import transformers
+
+    try:
+        return getattr(transformers, name)
+    except (AttributeError, ImportError) as error:
+        raise ValueError(f"{name} needs transformers >= {needs}, this is {transformers.__version__}; update it in ComfyUI's Python "
+                         "with: python -m pip install -U transformers") from error
+
+
+def all_loaded(network: Any, path: Path, **settings: Any) -> Any:
+    """`network.from_pretrained` of a directory, or of a file whose weights and config are given; in inference mode (eval).
+
+    Raises ValueError where weights are missing or damaged: transformers would go on with random ones.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        model, told = network.from_pretrained(
+            None if path.is_file() else path, local_files_only=True, use_safetensors=True, output_loading_info=True, **settings)
+    except (OSError, RuntimeError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be loaded as {network.__name__} ({_first_line(error)}); download it again") from error
+    if missing := sorted(told["missing_keys"]):
+        raise ValueError(f"{path} lacks {len(missing)} weights of {network.__name__}, such as {missing[0]}: another model, or damaged")
+    return model.eval()
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file. Raises ValueError for a damaged one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} is no whole safetensors file ({_first_line(error)}); download it again") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A directory's config.json. Raises ValueError where there is none or it is damaged."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder / 'config.json'} cannot be read ({_first_line(error)}); download the model again") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

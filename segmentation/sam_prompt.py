@@ -1,0 +1,48 @@
+"""What a SAM is asked, and what every SAM answers. White = learn.
+
+Shapes: H height, W width in pixels, C = 3 colours.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from .boxes import Box
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One thing in the picture, in pixels. points: x, y, and whether the point lies on the thing (True) or beside it (False).
+
+    More than one box: the thing is what any of them holds, such as the pieces that a word was found in.
+    """
+
+    boxes: tuple[Box, ...] = ()
+    points: tuple[tuple[float, float, bool], ...] = ()
+
+
+class Sam(Protocol):
+    """Any Segment Anything model."""
+
+    @property
+    def name(self) -> str:
+        """For reports and hashes, such as "sam2 sam2.1_hiera_large.safetensors"."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether `from_text` finds things by a phrase."""
+
+    def masks(self, picture_HWC: Tensor, prompts: Sequence[Prompt]) -> list[Tensor]:
+        """One soft mask (H, W), float32 0..1 on the CPU, for each prompt; the picture is embedded once for all.
+
+        picture_HWC: uint8, RGB, on the CPU. Raises ValueError for a prompt with neither box nor point on the picture.
+        """
+
+    def from_text(self, picture_HWC: Tensor, phrase: str) -> list[Tensor]:
+        """One soft mask (H, W) for each thing that the phrase names, the surest first; an empty list where there is none.
+
+        Raises ValueError where the model reads no text.
+        """
