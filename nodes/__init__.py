@@ -24,6 +24,7 @@ from .text import SetTextPadding, TextEncode, TextPadding
 from .train import MeasureDrift, Train
 from .verify import CompareLora, LoraGrid
 from .watching import Logs, Previews, Validation
+from .words import ClipSegMasks, FindBoxes, LoadClipSeg, LoadDetector, WordMasks
 
 NODES: list[type[io.ComfyNode]] = [
     LoadFolder, DataSetFromLists, DataSetFromVideo, UseMasks, CombineDataSets, DataSetToLists, Arrange,
@@ -31,5 +32,6 @@ NODES: list[type[io.ComfyNode]] = [
     CaptionOptions, EncodeTrainingSet, OpenTrainingSet, CleanCache,
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
+    LoadDetector, FindBoxes, WordMasks, LoadClipSeg, ClipSegMasks,
     MeasureDrift, CompareLora, DriftMap, BleedScore, LoraGrid, CompareGrid, DemoModel,
 ]
