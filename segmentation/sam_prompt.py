@@ -44,5 +44,25 @@ class Sam(Protocol):
     def from_text(self, picture_HWC: Tensor, phrase: str) -> list[Tensor]:
         """One soft mask (H, W) for each thing that the phrase names, the surest first; an empty list where there is none.
 
-        Raises ValueError where the model reads no text.
+        Raises ValueError where the model reads no text, and for a phrase that is too long for it.
         """
+
+    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str]) -> list[list[Tensor]]:
+        """`from_text` for each of several phrases; the picture is embedded once for all."""
+
+
+def prompts_of(boxes: Sequence[Box], points: Sequence[tuple[float, float, bool]]) -> list[Prompt]:
+    """A prompt for each box, and one more for the points outside all boxes.
+
+    A point on a thing goes with the boxes that hold it; a point beside the thing goes with every prompt.
+    """
+    beside = tuple(point for point in points if not point[2])
+    on = [point for point in points if point[2]]
+    prompts = [Prompt((box,), (*(point for point in on if _holds(box, point)), *beside)) for box in boxes]
+    outside = tuple(point for point in on if not any(_holds(box, point) for box in boxes))
+    return [*prompts, Prompt(points=(*outside, *beside))] if outside or (beside and not boxes) else prompts
+
+
+def _holds(box: Box, point: tuple[float, float, bool]) -> bool:
+    left, top, right, bottom = box.corners
+    return left <= point[0] <= right and top <= point[1] <= bottom
