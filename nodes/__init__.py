@@ -31,6 +31,7 @@ from .text import SetTextPadding, TextEncode, TextPadding
 from .train import MeasureDrift, Train
 from .verify import CompareLora, LoraGrid
 from .watching import Logs, Previews, Validation
+from .words import ClipSegMasks, FindBoxes, LoadClipSeg, LoadDetector, WordMasks
 
 NODES: list[type[io.ComfyNode]] = [
     LoadFolder, DataSetFromLists, DataSetFromVideo, UseMasks, CombineDataSets, DataSetToLists, Arrange,
@@ -42,6 +43,7 @@ NODES: list[type[io.ComfyNode]] = [
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
     QuickMasks, CoreFaceMasks, CoreSubjectMasks, InsightFaceMasks,
+    LoadDetector, FindBoxes, WordMasks, LoadClipSeg, ClipSegMasks,
     MeasureDrift, CompareLora, DriftMap, BleedScore, LoraGrid, CompareGrid, DemoModel,
     LoadSam, SamMasks, SamVideo,
     AttentionMask,
