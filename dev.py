@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The developers' command, with nothing but Python: `python3 dev.py demo | test | serve | bench` (`--help` says more)."""
+"""The developers' command, with nothing but Python: `python3 dev.py demo | test | serve | bench | masks` (`--help` says more)."""
 from __future__ import annotations
 
 import sys

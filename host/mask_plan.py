@@ -132,5 +132,6 @@ def _weigh(part: Part, found: Regions, size_HW: tuple[int, ...], name: str) -> T
         else:
             mask_HW = torch.maximum(mask_HW, part.weights[region] * share_HW)
             covered_HW = torch.maximum(covered_HW, share_HW)
-    mask_HW += part.background * (1 - covered_HW.clamp(0, 1))
-    return apply_recipe(mask_HW[None].clamp(0, 1), part.recipe, [name] if name else ())[0]
+    if part.background:
+        mask_HW += part.background * (1 - covered_HW.clamp_(0, 1))
+    return apply_recipe(mask_HW[None], part.recipe, [name] if name else ())[0]

@@ -77,7 +77,7 @@ class WriteMasks(io.ComfyNode):
                 types.MaskPlan.Input("plan", tooltip="From the nodes that plan masks, such as Body Part Masks. White = learn."),
                 io.DynamicCombo.Input(
                     "layout", tooltip="Where masks go (white = learn). masks folder: masks/<same name>.png, for this pack, sd-scripts, "
-                    "ai-toolkit, SimpleTuner and diffusion-pipe. beside: <name>-masklabel.png for OneTrainer, or <name>.mask.png.",
+                    "ai-toolkit and diffusion-pipe. beside: <name>-masklabel.png for OneTrainer, or <name>.mask.png.",
                     options=[
                         *(io.DynamicCombo.Option(name, []) for name in ("masks folder", "beside, -masklabel.png", "beside, .mask.png")),
                         io.DynamicCombo.Option(OTHER, [io.String.Input(

@@ -168,4 +168,5 @@ def test_what_review_marks_is_made_anew(comfy: Comfy, folder: Path, monkeypatch:
     assert run() == ""
     mask_journal.append(home, replace(mask_journal.read(home)["../cat.png"], review="redo"))
     assert "1 masks made, 1 made before" in run()
+    run()
     assert run() == ""

@@ -17,7 +17,7 @@ import torch
 from pack.dataset.item import DataSet, ImagePixels, Item, MaskFiles
 from pack.dataset.load import load_mask
 from pack.dataset.scan import FolderSpec, combine_data_sets, scan_folder
-from pack.host import mask_journal
+from pack.host import mask_journal, mask_writer
 from pack.host.mask_journal import JOURNAL
 from pack.host.mask_places import LAYOUTS, mask_places, set_folders
 from pack.host.mask_plan import MaskPlan, Part
@@ -269,6 +269,31 @@ def test_cancel_keeps_what_is_written(folder: Path) -> None:
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         write_masks(mask_places(scan(folder), "masks folder"), PLAN, CHANGED, cancel)
     assert statuses(run(folder)) == {"camera": "made before", "cat": "made before", "night": "nothing found", "sub/a.b cup": "made"}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing handles it."""
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("step", ["the journal", "the mask"])
+def test_a_kill_between_journal_and_mask(folder: Path, monkeypatch: pytest.MonkeyPatch, step: str, before: bool) -> None:
+    other = MaskPlan((Part(Bright("other"), {"bright": 0.7}),))
+    if before:
+        run(folder)
+
+    def kill(*arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mask_journal, "append", kill) if step == "the journal" else patched.setattr(mask_writer, "write_whole", kill)
+        with pytest.raises(Killed):
+            run(folder, other)
+    left = [file.name for file in (folder / "masks").rglob("*.png")]
+    assert len(left) == (3 if before else 0)
+    # What lies there is known as ours, and as not of this plan.
+    assert statuses(run(folder, other)) | {"night": ""} == MADE | {"night": ""}
+    assert np.asarray(Image.open(folder / "masks" / "camera.png")).max() == round(0.7 * np.asarray(Image.open(folder / "camera.png")).max())
 
 
 def test_clips_get_a_mask_for_each_frame(tmp_path: Path) -> None:

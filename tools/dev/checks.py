@@ -1,4 +1,4 @@
-"""`dev.py test`: ruff, mypy on the pure packages, then pytest with the fast tests first. `dev.py bench`: one benchmark."""
+"""`dev.py test`: ruff, mypy on the pure packages, then pytest with the fast tests first. `dev.py bench`: one benchmark. `dev.py masks`."""
 from __future__ import annotations
 
 import os
@@ -105,6 +105,11 @@ def run_benchmark(environment: Environment, name: str, arguments: list[str]) -> 
     if not file.is_file():
         raise DevError(f"there is no benchmark {name!r}; {benchmark_list()}")
     return foreground([environment.python, file, *arguments], env=child_variables(environment), cwd=ROOT)
+
+
+def run_masks(environment: Environment, arguments: list[str]) -> int:
+    """tools/make_masks.py, with paths as the person at the keyboard means them."""
+    return foreground([environment.python, ROOT / "tools" / "make_masks.py", *arguments], env=child_variables(environment), cwd=Path.cwd())
 
 
 def benchmark_list() -> str:

@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     test.add_argument("--no-browser", action="store_true", help="leave the tests out that need Chromium")
     server = commands.add_parser("serve", help="start ComfyUI with the pack; other arguments go to ComfyUI")
     server.add_argument("--port", type=int, default=8188)
+    commands.add_parser("masks", add_help=False, help="write masks for a folder: masks FOLDER --plan plan.json; masks --help says more")
     bench = commands.add_parser("bench", help="run benchmarks/NAME.py; without a name, list them")
     bench.add_argument("name", nargs="?")
     return result
@@ -64,4 +65,6 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         return checks.run_tests(environment, rest, browser=not options.no_browser)
     if options.command == "serve":
         return serve(environment, options.port, tuple(rest))
+    if options.command == "masks":
+        return checks.run_masks(environment, rest)
     return checks.run_benchmark(environment, options.name, rest)
