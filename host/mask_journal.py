@@ -7,9 +7,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
+
+import folder_paths
+
+from ..dataset.manifest import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -46,29 +53,21 @@ NAMES = frozenset(field.name for field in fields(Entry))
 
 
 def read(folder: Path) -> dict[str, Entry]:
-    """The last entry of each picture, by its path, in the order of their first lines. Without a journal: empty.
+    """The last entry of each picture, by its path, in the order of their first lines. Without a journal: empty."""
+    return {entry.picture: entry for entry in _lines(folder)}
 
-    A line that cannot be read, as a kill in the middle of writing leaves it, does not count: its mask is then not known as ours.
-    """
-    try:
-        lines = (folder / JOURNAL).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return {}
-    entries: dict[str, Entry] = {}
-    for line in lines:
-        if not line.strip():
-            continue
-        try:
-            entry = _entry(json.loads(line))
-        except (ValueError, TypeError, RecursionError):
-            logger.warning("Masked LoRA: a line of %s cannot be read and does not count: %.80r", folder / JOURNAL, line)
-            continue
-        entries[entry.picture] = entry
-    return entries
+
+def written(folder: Path) -> dict[str, frozenset[str]]:
+    """For each picture the hashes of all masks that were ever made for it: a file with one of them is ours and was not edited."""
+    hashes: dict[str, set[str]] = defaultdict(set)
+    for entry in _lines(folder):
+        if entry.status == "made":
+            hashes[entry.picture].add(entry.mask_sha256)
+    return {picture: frozenset(found) for picture, found in hashes.items()}
 
 
 def append(folder: Path, entry: Entry) -> None:
-    """Adds one line, which from now on counts for its picture. The folder must be there."""
+    """Adds one line, which from now on counts for its picture. The folder must be there. "redo" also changes `redo_stamp`."""
     line = json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n"
     with (folder / JOURNAL).open("ab+", buffering=0) as file:
         if file.seek(0, os.SEEK_END):
@@ -76,6 +75,32 @@ def append(folder: Path, entry: Entry) -> None:
             if file.read(1) != b"\n":  # a kill in the middle of a line; ours would end with it
                 line = b"\n" + line
         file.write(line)
+    if entry.review == "redo":
+        write_whole(_stamp(), uuid.uuid4().hex.encode())
+
+
+def redo_stamp() -> str:
+    """Another value after each "redo", so that ComfyUI, which does not see journals, runs the node that writes masks again."""
+    return _stamp().read_text("ascii", "replace") if _stamp().is_file() else ""
+
+
+def _stamp() -> Path:
+    return Path(folder_paths.get_user_directory()) / "masked_lora" / "redo_masks"
+
+
+def _lines(folder: Path) -> Iterator[Entry]:
+    """A line that cannot be read, as a kill in the middle of writing leaves it, does not count: its mask is then not known as ours."""
+    try:
+        lines = (folder / JOURNAL).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return
+    for line in filter(bytes.strip, lines):
+        try:
+            entry = _entry(json.loads(line))
+        except (ValueError, TypeError, RecursionError):
+            logger.warning("Masked LoRA: a line of %s cannot be read and does not count: %.80r", folder / JOURNAL, line)
+            continue
+        yield entry
 
 
 def _entry(values: Any) -> Entry:
@@ -84,4 +109,6 @@ def _entry(values: Any) -> Entry:
         raise ValueError("no picture")
     for name in ("found", "missing"):
         known[name] = tuple(map(str, known.get(name) or ()))
+    for name in ("coverage", "seconds"):
+        known[name] = float(known.get(name) or 0)
     return Entry(**known)

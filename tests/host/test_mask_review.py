@@ -9,14 +9,16 @@ from pathlib import Path
 import folder_paths
 import numpy as np
 import pytest
+from pack.dataset.item import DataSet, ImageFiles, Item, MaskFiles
 from pack.host import mask_journal
 from pack.host.mask_editing import edit_target, open_for_editor, take_from_editor
 from pack.host.mask_journal import JOURNAL, Entry
-from pack.host.mask_review import MaskReview, find_review, not_reviewed, report, state
+from pack.host.mask_review import MaskReview, not_reviewed, report, state
+from pack.host.mask_review_folders import find_reviews
 from PIL import Image
 
 from .reviewed import write_folder
-from .server import write_picture
+from .server import write_mask, write_picture
 
 SAVED = {"filename": "clipspace-painted-masked-17.png", "subfolder": "", "type": "input"}
 
@@ -32,7 +34,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def review(folders: Path) -> MaskReview:
     write_folder(folders / "input" / "set")
-    return find_review("set")
+    return find_reviews("set")[0]
 
 
 def save_as_editor(root: Path, opened: dict[str, str], folders: Path, paint: slice | None = None, turn: bool = False) -> dict[str, str]:
@@ -66,6 +68,13 @@ def test_what_is_said(review: MaskReview) -> None:
     assert (gone.says, gone.has_mask, gone.remarks) == ("no mask", False, ("the mask's file is gone",))
 
 
+def test_titles_tell_pictures_in_several_folders_apart(review: MaskReview, folders: Path) -> None:
+    write_picture(folders / "input" / "set" / "more" / "a.png")
+    mask_journal.append(review.folder, Entry("../more/a.png", status="failed"))
+    assert {card.title for card in review.cards()} == {"a.png", "b.png", "c.png", "d.png", "more/a.png"}
+    assert review.mark("../more/a.png", "redo").title == "more/a.png"
+
+
 def test_report_and_what_is_left(review: MaskReview) -> None:
     assert report(review.cards()).splitlines()[:2] == [
         "White = learn. 4 masks: 4 not reviewed, 0 accepted, 0 to be made anew",
@@ -81,11 +90,11 @@ def test_report_and_what_is_left(review: MaskReview) -> None:
 
 
 def test_a_mark_changes_nothing_else_in_the_journal(review: MaskReview) -> None:
-    before, known = mask_journal.read(review.folder), state(review)
+    before, known = mask_journal.read(review.folder), state([review])
     review.mark("../b.png", "accepted")
     after = mask_journal.read(review.folder)
     assert after == before | {"../b.png": replace(before["../b.png"], review="accepted")}
-    assert state(review) != known
+    assert state([review]) != known
     review.mark("../b.png", "")
     assert mask_journal.read(review.folder) == before
     with pytest.raises(ValueError, match="review is 'fine'"):
@@ -214,26 +223,55 @@ def test_a_mask_of_another_size_and_a_transparent_picture(review: MaskReview, fo
 
 
 @pytest.mark.parametrize(("folder", "message"), [
-    ("", "no folder is named"), ("../secret", "outside ComfyUI's input and output"), ("/etc", "outside ComfyUI's input and output"),
+    ("", "no masks are named"), ("../secret", "outside ComfyUI's input and output"), ("/etc", "outside ComfyUI's input and output"),
     ("nothing", "run Write Masks first"), ("a\0b", "not a folder name")])
 def test_folders_that_are_refused(review: MaskReview, folder: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        find_review(folder)
+        find_reviews(folder)
 
 
 def test_where_masks_are_found(review: MaskReview, folders: Path) -> None:
-    assert find_review("set/masks") == find_review(str(folders / "input" / "set")) == review
+    assert find_reviews("set/masks") == find_reviews(str(folders / "input" / "set")) == [review]
     write_folder(folders / "output" / "other")
-    assert find_review("other").folder == folders / "output" / "other" / "masks"
+    assert find_reviews("other")[0].folder == folders / "output" / "other" / "masks"
     (folders / "secret").mkdir()
     mask_journal.append(folders / "secret", Entry("a.png"))
     (folders / "input" / "sly").mkdir()
     (folders / "input" / "sly" / "masks").symlink_to(folders / "secret")
     with pytest.raises(ValueError, match="run Write Masks first"):
-        find_review("sly")
+        find_reviews("sly")
 
 
 def test_an_unknown_word_in_the_journal_does_not_break_the_list(review: MaskReview) -> None:
     with (review.folder / JOURNAL).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"picture": "../a.png", "mask": "a.png", "review": "later", "status": "new"}) + "\n")
     assert len(review.cards()) == 4
+
+
+def test_masks_of_a_data_set(review: MaskReview, folders: Path) -> None:
+    second = find_reviews(str(write_folder(folders / "output" / "second")))[0]
+    elsewhere = folders / "output" / "elsewhere"
+    elsewhere.mkdir()
+    mask_journal.append(elsewhere, Entry("../../input/set/a.png", "a.png"))
+    write_mask(elsewhere / "a.png")
+    stranger = folders / "input"
+    mask_journal.append(stranger, Entry("other.png"))
+
+    def item(path: Path, mask: Path | None = None) -> Item:
+        return Item(path.stem, ImageFiles((path,)), MaskFiles((mask,)) if mask else None, "", (160, 128))
+
+    one = DataSet((item(folders / "input" / "set" / "c.png"),), "")
+    assert find_reviews("", one) == [review]
+    two = DataSet((*one.items, item(folders / "output" / "second" / "a.png")), "")
+    assert {found.folder for found in find_reviews(" ", two)} == {review.folder, second.folder}
+    written = DataSet((item(folders / "input" / "set" / "a.png", elsewhere / "a.png"),), "")
+    assert find_reviews("", written)[0].folder == elsewhere
+    with pytest.raises(ValueError, match="no masks were written for this data set"):
+        find_reviews("", DataSet((item(folders / "temp" / "a.png"),), ""))
+
+
+def test_pictures_that_are_gone_are_not_asked_for(review: MaskReview, folders: Path) -> None:
+    (folders / "input" / "set" / "c.png").unlink()
+    assert [card.title for card in review.cards()] == ["d.png", "b.png", "a.png"]
+    with pytest.raises(ValueError, match="not a picture that is there"):
+        review.tile("../c.png")
