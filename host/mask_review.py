@@ -61,7 +61,7 @@ class MaskReview:
     def cards(self) -> list[Card]:
         """All pictures that are still there: what is not reviewed first, of that the gravest, of that the least learned."""
         entries = self.entries()
-        shared = _shared_folders(entries)
+        shared = shared_folders(entries)
         order = {"": 0, "redo": 1, "accepted": 2}
         cards = (self._card(entry, shared) for entry in entries.values() if not self._is_gone(entry))
         return sorted(cards, key=lambda card: (order.get(card.review, 0), card.rank, entries[card.picture].coverage))
@@ -83,7 +83,7 @@ class MaskReview:
 
     def write(self, entry: Entry) -> Card:
         mask_journal.append(self.folder, entry)
-        return self._card(entry, _shared_folders(self.entries()))
+        return self._card(entry, shared_folders(self.entries()))
 
     def picture_file(self, entry: Entry) -> Path:
         file = self._inside(entry.picture, self.readable)
@@ -176,7 +176,7 @@ def report(cards: Sequence[Card]) -> str:
     return "\n".join([f"White = learn. {counted(len(cards), 'mask')}: {', '.join(counts)}", *lines])
 
 
-def _shared_folders(pictures: Collection[str]) -> int:
+def shared_folders(pictures: Collection[str]) -> int:
     """How many folders all paths begin with, which need not be told."""
     return len(os.path.commonprefix([picture.split("/")[:-1] for picture in pictures]))
 

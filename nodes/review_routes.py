@@ -107,7 +107,7 @@ def show_on_page(keys: Sequence[str], node_id: str | None) -> None:
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)
-    if server is not None and node_id is not None:
+    if server is not None and server.client_id is not None and node_id is not None:
         server.send_sync(EVENT, {"sets": list(keys), "node": node_id}, server.client_id)
 
 

@@ -147,16 +147,23 @@ def test_a_picture_without_a_mask_gets_one_where_the_others_have_theirs(review: 
     ([("a.png", "a-masklabel.png")], "b.webp", "b-masklabel.png"),
     ([("x/a.png", "x/a.mask.png")], "x/b.png", "x/b.mask.png"),
     ([("../../../input/set/a.png", "a.png")], "../../../input/set/sub/b.png", "sub/b.png"),
-    ([], "../x/b.png", "x/b.png"),
+    ([("../../../input/set/a.png", None), ("../../../input/set/sub/b.png", None)], "../../../input/set/sub/b.png", "sub/b.png"),
     ([], "b.png", "b-masklabel.png"),
 ])
-def test_where_a_first_mask_goes(folders: Path, others: list[tuple[str, str]], picture: str, wanted: str) -> None:
-    folder = folders / "output" / "masks" / "set"
+def test_where_a_first_mask_goes(folders: Path, others: list[tuple[str, str | None]], picture: str, wanted: str) -> None:
+    folder = folders / "output" / "kept" / "set"
     folder.mkdir(parents=True)
     for other, mask in others:
         mask_journal.append(folder, Entry(other, mask))
     review = MaskReview(folder, (folders / "input", folders / "output"))
     assert edit_target(review, Entry(picture)) == folder / wanted
+
+
+def test_where_the_first_mask_of_a_masks_folder_goes(folders: Path) -> None:
+    folder = folders / "input" / "set" / "masks"
+    folder.mkdir(parents=True)
+    mask_journal.append(folder, Entry("../x/b.png"))
+    assert edit_target(MaskReview(folder, (folders / "input",)), Entry("../x/b.png")) == folder / "x" / "b.png"
 
 
 def test_turned_or_foreign_pictures_are_refused(review: MaskReview, folders: Path) -> None:

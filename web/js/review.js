@@ -55,8 +55,9 @@ async function show(node, sets) {
     if (problem) return gallery.say(problem)
     cards.push(...value.pictures.map((card) => ({ ...card, set })))
   }
+  const first = !gallery.cards.length // later the node keeps the size that a person gave it
   gallery.show(cards)
-  node.setSize([Math.max(node.size[0], SIZE[0]), Math.max(node.size[1], SIZE[1])])
+  if (first) node.setSize([Math.max(node.size[0], SIZE[0]), Math.max(node.size[1], SIZE[1])])
   node.setDirtyCanvas(true, true)
 }
 
