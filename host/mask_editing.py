@@ -72,10 +72,17 @@ def take_from_editor(review: MaskReview, picture: str, image: Mapping[str, objec
 
 
 def edit_target(review: MaskReview, entry: Entry) -> Path:
-    """Where an edited mask goes: over the mask, or, where none was made, beside those of the other pictures."""
+    """Where an edited mask goes: over the mask, or, where none was made, beside those of the other pictures.
+
+    Raises ValueError for a file that is no PNG, and for one that is a picture of the journal.
+    """
     named = entry if entry.mask is not None else replace(entry, mask=_usual_mask(review, entry.picture))
     file = review.mask_file(named)
     assert file is not None
+    if file.suffix.lower() != ".png":
+        raise ValueError(f"{named.mask} is no PNG, and masks are saved as PNG; save it as one or remove it")
+    if any(review.shows(other, (file,)) for other in review.entries().values()):
+        raise ValueError(f"{named.mask} is a picture and not a mask; write the masks again")
     return file
 
 

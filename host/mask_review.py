@@ -96,8 +96,8 @@ class MaskReview:
         if entry.mask is None:
             return None
         file = self._inside(entry.mask, (self.folder,))
-        if file.suffix.lower() != ".png" or file == self._inside(entry.picture, (self.folder, *self.readable)):
-            raise ValueError(f"{entry.mask} is no mask of ours: those are PNG files of their own; write the masks again")
+        if file.suffix.lower() not in PICTURE_TYPES:
+            raise ValueError(f"{entry.mask} is no picture, so no mask; write the masks again")
         return file
 
     def colours(self, entry: Entry) -> Pixels:

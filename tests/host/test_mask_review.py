@@ -208,11 +208,29 @@ def test_a_strange_journal_opens_no_other_files(review: MaskReview, folders: Pat
     assert card.remarks
 
 
+@pytest.mark.parametrize("mask", ["a.png", "b.png"])
+def test_no_picture_is_taken_for_a_mask(folders: Path, mask: str) -> None:
+    write_folder(folders / "input" / "set")
+    for name in "ab":
+        mask_journal.append(folders / "input" / "set", Entry(f"{name}.png", mask))
+    review = MaskReview(folders / "input" / "set", (folders / "input",))
+    with pytest.raises(ValueError, match="is a picture and not a mask"):
+        open_for_editor(review, "a.png")
+
+
+def test_a_mask_of_another_type_is_shown_and_not_overwritten(review: MaskReview, folders: Path) -> None:
+    Image.open(review.folder / "a.png").save(review.folder / "a.webp", lossless=True)
+    mask_journal.append(review.folder, Entry("../a.png", "a.webp", "kept"))
+    assert review.tile("../a.png").shape == (128, 160, 3)
+    with pytest.raises(ValueError, match="a.webp is no PNG"):
+        open_for_editor(review, "../a.png")
+
+
 @pytest.mark.parametrize("mask", ["../../../secret.png", "../a.png", "a.txt", "../../other.png"])
 def test_a_strange_journal_writes_no_other_files(review: MaskReview, folders: Path, mask: str) -> None:
     mask_journal.append(review.folder, Entry("../a.png", mask))
     saved = save_as_editor(folders / "input", {"type": "input", "subfolder": "set", "filename": "b.png"}, folders)
-    with pytest.raises(ValueError, match="lies outside|no mask of ours"):
+    with pytest.raises(ValueError, match="lies outside|so no mask"):
         take_from_editor(review, "../a.png", saved)
 
 
