@@ -21,8 +21,9 @@ from PIL import Image
 from ..dataset.pixels import read_mask, read_picture
 from ..dataset.store import replace as replace_file
 from ..masks.canvas import Pixels
+from .folders import MASKS
 from .mask_journal import Entry
-from .mask_review import Card, MaskReview
+from .mask_review import Card, MaskReview, shared_folders
 
 SUBFOLDER = "masked_lora_review"  # of ComfyUI's temporary directory
 PAINTED = re.compile(r"clipspace-painted-masked-(\d{1,20})\.png")  # what the editor uploads last and gives its node
@@ -71,15 +72,22 @@ def take_from_editor(review: MaskReview, picture: str, image: Mapping[str, objec
 
 
 def edit_target(review: MaskReview, entry: Entry) -> Path:
-    """Where an edited mask goes: over the mask, or, where none was made, beside those of the other pictures."""
+    """Where an edited mask goes: over the mask, or, where none was made, beside those of the other pictures.
+
+    Raises ValueError for a file that is no PNG, and for one that is a picture of the journal.
+    """
     named = entry if entry.mask is not None else replace(entry, mask=_usual_mask(review, entry.picture))
     file = review.mask_file(named)
     assert file is not None
+    if file.suffix.lower() != ".png":
+        raise ValueError(f"{named.mask} is no PNG, and masks are saved as PNG; save it as one or remove it")
+    if any(review.shows(other, (file,)) for other in review.entries().values()):
+        raise ValueError(f"{named.mask} is a picture and not a mask; write the masks again")
     return file
 
 
 def _usual_mask(review: MaskReview, picture: str) -> str:
-    """The mask's path as other pictures of the journal have theirs, else the picture's own below the folder of the masks."""
+    """The mask's path as other pictures of the journal have theirs; if none has one, as Write Masks would name it."""
     stem = PurePosixPath(picture).with_suffix("")
     for other in review.entries().values():
         if other.mask is None:
@@ -92,8 +100,10 @@ def _usual_mask(review: MaskReview, picture: str) -> str:
         above, below = theirs.parts[:-same], mask.parts[:-same]
         if stem.parts[:len(above)] == above:
             return str(PurePosixPath(*below, *stem.parts[len(above):])) + f"{ending}.png"
-    parts = [part for part in stem.parts if part not in ("..", "/")]
-    return str(PurePosixPath(*parts)) + (".png" if ".." in stem.parts else "-masklabel.png")
+    if stem.parts[0] != "..":
+        return f"{stem}-masklabel.png"
+    shared = 1 if review.folder.name == MASKS else shared_folders(review.entries())
+    return str(PurePosixPath(*stem.parts[shared:])) + ".png"
 
 
 def _mask(review: MaskReview, entry: Entry, size: tuple[int, ...]) -> Pixels:

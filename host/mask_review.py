@@ -3,12 +3,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
-
-import folder_paths
 
 from ..dataset.listing import PICTURE_TYPES
 from ..dataset.pixels import read_mask, read_picture
@@ -16,7 +14,6 @@ from ..dataset.words import counted
 from ..masks.canvas import Pixels
 from ..masks.overlay import overlay
 from . import mask_journal
-from .folders import MASKS, PACK_ROOT
 from .mask_journal import Entry, Review
 
 TILE = 320  # pixels
@@ -26,7 +23,8 @@ GREY = 128  # behind transparent pixels
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What the page shows of one picture. picture: its path in the journal. version: changes with mask and picture.
+    """What the page shows of one picture. picture: its path in the journal. title: that without the folders that all share. version:
+    changes with mask and picture.
 
     rank: 0 is the gravest; see `_rank`.
     """
@@ -61,10 +59,11 @@ class MaskReview:
         return hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
 
     def cards(self) -> list[Card]:
-        """All pictures: what is not reviewed first, of that the gravest; masks without a remark by how little is white."""
+        """All pictures that are still there: what is not reviewed first, of that the gravest, of that the least learned."""
         entries = self.entries()
+        shared = shared_folders(entries)
         order = {"": 0, "redo": 1, "accepted": 2}
-        cards = map(self._card, entries.values())
+        cards = (self._card(entry, shared) for entry in entries.values() if not self._is_gone(entry))
         return sorted(cards, key=lambda card: (order.get(card.review, 0), card.rank, entries[card.picture].coverage))
 
     def entries(self) -> dict[str, Entry]:
@@ -84,7 +83,7 @@ class MaskReview:
 
     def write(self, entry: Entry) -> Card:
         mask_journal.append(self.folder, entry)
-        return self._card(entry)
+        return self._card(entry, shared_folders(self.entries()))
 
     def picture_file(self, entry: Entry) -> Path:
         file = self._inside(entry.picture, self.readable)
@@ -97,8 +96,8 @@ class MaskReview:
         if entry.mask is None:
             return None
         file = self._inside(entry.mask, (self.folder,))
-        if file.suffix.lower() != ".png" or file == self._inside(entry.picture, (self.folder, *self.readable)):
-            raise ValueError(f"{entry.mask} is no mask of ours: those are PNG files of their own; write the masks again")
+        if file.suffix.lower() not in PICTURE_TYPES:
+            raise ValueError(f"{entry.mask} is no picture, so no mask; write the masks again")
         return file
 
     def colours(self, entry: Entry) -> Pixels:
@@ -117,7 +116,7 @@ class MaskReview:
         file = self.mask_file(entry)
         return overlay(self.colours(entry), read_mask(file) if file is not None and file.is_file() else None, TILE)
 
-    def _card(self, entry: Entry) -> Card:
+    def _card(self, entry: Entry, shared: int) -> Card:
         try:
             file = self.mask_file(entry)
             version = f"{_version(self.picture_file(entry))}-{_version(file)}"
@@ -126,9 +125,22 @@ class MaskReview:
             file, version, problem = None, "", str(error)
         has_mask = file is not None and file.is_file()
         remarks = _remarks(entry, has_mask) + ((problem,) if problem else ())
-        title = entry.picture.replace("\\", "/").rpartition("/")[2]
+        title = "/".join(entry.picture.split("/")[shared:])
         return Card(entry.picture, title, _says(entry, has_mask), remarks, entry.review, version, has_mask,
                     _rank(entry, has_mask, remarks))
+
+    def shows(self, entry: Entry, pictures: Collection[Path]) -> bool:
+        """Whether an entry is of one of these pictures."""
+        try:
+            return self._inside(entry.picture, self.readable) in pictures
+        except ValueError:
+            return False
+
+    def _is_gone(self, entry: Entry) -> bool:
+        try:
+            return not self._inside(entry.picture, self.readable).exists()
+        except ValueError:  # said on its card
+            return False
 
     def _inside(self, path: str, folders: Sequence[Path]) -> Path:
         """A path of the journal with links followed. Raises ValueError where it leads out of `folders`."""
@@ -141,33 +153,9 @@ class MaskReview:
         return file
 
 
-def find_review(folder: str) -> MaskReview:
-    """The masks in a folder that a workflow names, or in its "masks" folder.
-
-    It lies in ComfyUI's input or output directory. Raises ValueError for any other place and where no masks were written.
-    """
-    roots = tuple(Path(root()).resolve() for root in (folder_paths.get_input_directory, folder_paths.get_output_directory))
-    name = folder.strip()
-    if not name:
-        raise ValueError("no folder is named; give the one that Write Masks wrote to")
-    try:
-        places = [(root / name).resolve() for root in roots]
-    except (OSError, RuntimeError, ValueError) as error:  # a null byte, a loop of links
-        raise ValueError(f"{folder!r} is not a folder name ({error}); give the folder that Write Masks wrote to") from error
-    allowed = [place for place in places if any(place.is_relative_to(root) for root in roots)]
-    if not allowed:
-        raise ValueError(f"{folder!r} lies outside ComfyUI's input and output directories; use a folder in one of them")
-    for below in (".", MASKS):
-        for place in [(place / below).resolve() for place in allowed]:
-            if (place / mask_journal.JOURNAL).is_file() and any(place.is_relative_to(root) for root in roots):
-                return MaskReview(place, (*roots, PACK_ROOT / "assets"))
-    raise ValueError(f"no masks were written for {folder!r}: {' and '.join(map(str, allowed))} hold no {mask_journal.JOURNAL}; run "
-                     "Write Masks first")
-
-
-def state(review: MaskReview) -> str:
-    """Changes whenever the journal does."""
-    return f"{review.key} {_version(review.folder / mask_journal.JOURNAL)}"
+def state(reviews: Sequence[MaskReview]) -> str:
+    """Changes whenever a journal does."""
+    return " ".join(f"{review.key} {_version(review.folder / mask_journal.JOURNAL)}" for review in reviews)
 
 
 def not_reviewed(cards: Sequence[Card]) -> str:
@@ -186,6 +174,11 @@ def report(cards: Sequence[Card]) -> str:
     counts = [f"{sum(card.review == review for card in cards)} {word}" for review, word in words.items()]
     lines = [f"{card.title}: {words[card.review]}; {'; '.join((card.says, *card.remarks))}" for card in cards]
     return "\n".join([f"White = learn. {counted(len(cards), 'mask')}: {', '.join(counts)}", *lines])
+
+
+def shared_folders(pictures: Collection[str]) -> int:
+    """How many folders all paths begin with, which need not be told."""
+    return len(os.path.commonprefix([picture.split("/")[:-1] for picture in pictures]))
 
 
 def _says(entry: Entry, has_mask: bool) -> str:

@@ -1,7 +1,6 @@
 """Masks of a folder, looked at one by one before they are trained with. White = learn."""
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
@@ -25,43 +24,48 @@ class ReviewMasks(io.ComfyNode):
             search_aliases=["mask gallery", "check masks", "accept masks", "correct masks", "mask editor for a folder", "approve masks"],
             is_output_node=True,
             inputs=[
-                io.String.Input(
-                    "folder", default="",
-                    tooltip="The folder that Write Masks wrote to, inside ComfyUI's input or output directory, or the folder of the "
-                    "pictures if the masks lie in its masks/. White = learn."),
-                io.Boolean.Input(
-                    "wait", default=False,
-                    tooltip="Stop here with an error until all masks (white = learn) are accepted. Off: the graph goes on."),
                 types.DataSet.Input(
                     "data_set", optional=True,
-                    tooltip="Passed on as it is, so that what comes behind waits for this node. White in its masks = learn."),
+                    tooltip="The set that masks were written for, from Write Masks. It is passed on as it is. White in its masks = learn."),
+                io.String.Input(
+                    "folder", default="", optional=True,
+                    tooltip="Instead of a data set: the folder that Write Masks wrote to, or that of the pictures if the masks lie in its "
+                    "masks/. Inside ComfyUI's input or output directory. White = learn."),
+                io.Boolean.Input(
+                    "wait", default=False, optional=True,
+                    tooltip="Stop here with an error until all masks (white = learn) are accepted. Off: the graph goes on."),
             ],
             outputs=[
-                io.String.Output(display_name="report", tooltip="Totals, then a line for each mask. White = learn."),
                 types.DataSet.Output(display_name="data set", tooltip="The data set as it came in. White = learn."),
+                io.String.Output(display_name="report", tooltip="Totals, then a line for each mask. White = learn."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str | None, wait: bool | None = None, data_set: DataSet | None = None) -> str:
-        from ..host.mask_review import find_review, state
+    def fingerprint_inputs(cls, data_set: DataSet | None = None, folder: str | None = "", wait: bool | None = False) -> str:
+        from ..host.mask_review import state
+        from ..host.mask_review_folders import find_reviews
 
-        # A folder that another node names is not known yet.
+        # A data set, or a folder that another node names, is not known yet. Another text in each run would train anew what comes behind;
+        # Write Masks runs again for what is to be made anew, and so this node too.
+        if not folder:
+            return ""
         try:
-            return str(time.time_ns()) if folder is None else state(find_review(folder))
+            return state(find_reviews(folder))
         except ValueError as error:  # said when the node runs
             return str(error)
 
     @classmethod
-    def execute(cls, folder: str, wait: bool, data_set: DataSet | None = None) -> io.NodeOutput:
-        from ..host.mask_review import find_review, not_reviewed, report
+    def execute(cls, data_set: DataSet | None = None, folder: str = "", wait: bool = False) -> io.NodeOutput:
+        from ..host.mask_review import not_reviewed, report
+        from ..host.mask_review_folders import find_reviews
         from .review_routes import open_on_page, show_on_page
 
-        review = find_review(folder)
-        cards = review.cards()
-        key = open_on_page(review)
+        reviews = find_reviews(folder, data_set)
+        cards = [card for review in reviews for card in review.cards()]
+        keys = open_on_page(reviews)
         if wait and (left := not_reviewed(cards)):
-            show_on_page(key, cls.hidden.unique_id)
+            show_on_page(keys, cls.hidden.unique_id)
             raise ValueError(f"{left}. Accept them on this node, or switch wait off")
-        return io.NodeOutput(report(cards), data_set, ui={"masked_lora_review": [key]})
+        return io.NodeOutput(data_set, report(cards), ui={"masked_lora_review": keys})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -91,23 +91,24 @@ def add_routes(server: PromptServer) -> None:
     server.routes.post(f"{PATH}/edited")(_in_words(reviews.edited))
 
 
-def open_on_page(review: MaskReview) -> str:
-    """Lets the page ask for these masks; returns the key by which it does."""
+def open_on_page(reviews: Sequence[MaskReview]) -> list[str]:
+    """Lets the page ask for these masks; returns the keys by which it does."""
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)
-    if server is not None and (reviews := server.app.get(REVIEWS)) is not None:
-        reviews.add(review)
-    return review.key
+    if server is not None and (opened := server.app.get(REVIEWS)) is not None:
+        for review in reviews:
+            opened.add(review)
+    return [review.key for review in reviews]
 
 
-def show_on_page(key: str, node_id: str | None) -> None:
+def show_on_page(keys: Sequence[str], node_id: str | None) -> None:
     """Tells the page that runs the graph to show these masks on a node, even though the node fails."""
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)
-    if server is not None and node_id is not None:
-        server.send_sync(EVENT, {"set": key, "node": node_id}, server.client_id)
+    if server is not None and server.client_id is not None and node_id is not None:
+        server.send_sync(EVENT, {"sets": list(keys), "node": node_id}, server.client_id)
 
 
 def _in_words(answer: Handler) -> Handler:

@@ -36,3 +36,12 @@ def made(masks: Path, name: str, missing: tuple[str, ...] = ()) -> Entry:
     facts = (masks.parent / f"{name}.png").stat()
     return Entry(f"../{name}.png", f"{name}.png", "made", "plan", f"{facts.st_size}-{facts.st_mtime_ns}",
                  hashlib.sha256(file.read_bytes()).hexdigest(), mean, ("person",), missing)
+
+
+def write_many(folder: Path, count: int) -> None:
+    """Small pictures with masks in masks/, all made."""
+    masks = folder / "masks"
+    for number in range(count):
+        write_picture(folder / f"{number:03d}.png", (64, 48), number)
+        write_mask(masks / f"{number:03d}.png", (64, 48))
+        mask_journal.append(masks, made(masks, f"{number:03d}"))

@@ -9,14 +9,16 @@ from pathlib import Path
 import folder_paths
 import numpy as np
 import pytest
+from pack.dataset.item import DataSet, ImageFiles, Item, MaskFiles
 from pack.host import mask_journal
 from pack.host.mask_editing import edit_target, open_for_editor, take_from_editor
 from pack.host.mask_journal import JOURNAL, Entry
-from pack.host.mask_review import MaskReview, find_review, not_reviewed, report, state
+from pack.host.mask_review import MaskReview, not_reviewed, report, state
+from pack.host.mask_review_folders import find_reviews
 from PIL import Image
 
 from .reviewed import write_folder
-from .server import write_picture
+from .server import write_mask, write_picture
 
 SAVED = {"filename": "clipspace-painted-masked-17.png", "subfolder": "", "type": "input"}
 
@@ -32,7 +34,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def review(folders: Path) -> MaskReview:
     write_folder(folders / "input" / "set")
-    return find_review("set")
+    return find_reviews("set")[0]
 
 
 def save_as_editor(root: Path, opened: dict[str, str], folders: Path, paint: slice | None = None, turn: bool = False) -> dict[str, str]:
@@ -66,6 +68,13 @@ def test_what_is_said(review: MaskReview) -> None:
     assert (gone.says, gone.has_mask, gone.remarks) == ("no mask", False, ("the mask's file is gone",))
 
 
+def test_titles_tell_pictures_in_several_folders_apart(review: MaskReview, folders: Path) -> None:
+    write_picture(folders / "input" / "set" / "more" / "a.png")
+    mask_journal.append(review.folder, Entry("../more/a.png", status="failed"))
+    assert {card.title for card in review.cards()} == {"a.png", "b.png", "c.png", "d.png", "more/a.png"}
+    assert review.mark("../more/a.png", "redo").title == "more/a.png"
+
+
 def test_report_and_what_is_left(review: MaskReview) -> None:
     assert report(review.cards()).splitlines()[:2] == [
         "White = learn. 4 masks: 4 not reviewed, 0 accepted, 0 to be made anew",
@@ -81,11 +90,11 @@ def test_report_and_what_is_left(review: MaskReview) -> None:
 
 
 def test_a_mark_changes_nothing_else_in_the_journal(review: MaskReview) -> None:
-    before, known = mask_journal.read(review.folder), state(review)
+    before, known = mask_journal.read(review.folder), state([review])
     review.mark("../b.png", "accepted")
     after = mask_journal.read(review.folder)
     assert after == before | {"../b.png": replace(before["../b.png"], review="accepted")}
-    assert state(review) != known
+    assert state([review]) != known
     review.mark("../b.png", "")
     assert mask_journal.read(review.folder) == before
     with pytest.raises(ValueError, match="review is 'fine'"):
@@ -138,16 +147,23 @@ def test_a_picture_without_a_mask_gets_one_where_the_others_have_theirs(review: 
     ([("a.png", "a-masklabel.png")], "b.webp", "b-masklabel.png"),
     ([("x/a.png", "x/a.mask.png")], "x/b.png", "x/b.mask.png"),
     ([("../../../input/set/a.png", "a.png")], "../../../input/set/sub/b.png", "sub/b.png"),
-    ([], "../x/b.png", "x/b.png"),
+    ([("../../../input/set/a.png", None), ("../../../input/set/sub/b.png", None)], "../../../input/set/sub/b.png", "sub/b.png"),
     ([], "b.png", "b-masklabel.png"),
 ])
-def test_where_a_first_mask_goes(folders: Path, others: list[tuple[str, str]], picture: str, wanted: str) -> None:
-    folder = folders / "output" / "masks" / "set"
+def test_where_a_first_mask_goes(folders: Path, others: list[tuple[str, str | None]], picture: str, wanted: str) -> None:
+    folder = folders / "output" / "kept" / "set"
     folder.mkdir(parents=True)
     for other, mask in others:
         mask_journal.append(folder, Entry(other, mask))
     review = MaskReview(folder, (folders / "input", folders / "output"))
     assert edit_target(review, Entry(picture)) == folder / wanted
+
+
+def test_where_the_first_mask_of_a_masks_folder_goes(folders: Path) -> None:
+    folder = folders / "input" / "set" / "masks"
+    folder.mkdir(parents=True)
+    mask_journal.append(folder, Entry("../x/b.png"))
+    assert edit_target(MaskReview(folder, (folders / "input",)), Entry("../x/b.png")) == folder / "x" / "b.png"
 
 
 def test_turned_or_foreign_pictures_are_refused(review: MaskReview, folders: Path) -> None:
@@ -192,11 +208,29 @@ def test_a_strange_journal_opens_no_other_files(review: MaskReview, folders: Pat
     assert card.remarks
 
 
+@pytest.mark.parametrize("mask", ["a.png", "b.png"])
+def test_no_picture_is_taken_for_a_mask(folders: Path, mask: str) -> None:
+    write_folder(folders / "input" / "set")
+    for name in "ab":
+        mask_journal.append(folders / "input" / "set", Entry(f"{name}.png", mask))
+    review = MaskReview(folders / "input" / "set", (folders / "input",))
+    with pytest.raises(ValueError, match="is a picture and not a mask"):
+        open_for_editor(review, "a.png")
+
+
+def test_a_mask_of_another_type_is_shown_and_not_overwritten(review: MaskReview, folders: Path) -> None:
+    Image.open(review.folder / "a.png").save(review.folder / "a.webp", lossless=True)
+    mask_journal.append(review.folder, Entry("../a.png", "a.webp", "kept"))
+    assert review.tile("../a.png").shape == (128, 160, 3)
+    with pytest.raises(ValueError, match="a.webp is no PNG"):
+        open_for_editor(review, "../a.png")
+
+
 @pytest.mark.parametrize("mask", ["../../../secret.png", "../a.png", "a.txt", "../../other.png"])
 def test_a_strange_journal_writes_no_other_files(review: MaskReview, folders: Path, mask: str) -> None:
     mask_journal.append(review.folder, Entry("../a.png", mask))
     saved = save_as_editor(folders / "input", {"type": "input", "subfolder": "set", "filename": "b.png"}, folders)
-    with pytest.raises(ValueError, match="lies outside|no mask of ours"):
+    with pytest.raises(ValueError, match="lies outside|so no mask"):
         take_from_editor(review, "../a.png", saved)
 
 
@@ -214,26 +248,55 @@ def test_a_mask_of_another_size_and_a_transparent_picture(review: MaskReview, fo
 
 
 @pytest.mark.parametrize(("folder", "message"), [
-    ("", "no folder is named"), ("../secret", "outside ComfyUI's input and output"), ("/etc", "outside ComfyUI's input and output"),
+    ("", "no masks are named"), ("../secret", "outside ComfyUI's input and output"), ("/etc", "outside ComfyUI's input and output"),
     ("nothing", "run Write Masks first"), ("a\0b", "not a folder name")])
 def test_folders_that_are_refused(review: MaskReview, folder: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        find_review(folder)
+        find_reviews(folder)
 
 
 def test_where_masks_are_found(review: MaskReview, folders: Path) -> None:
-    assert find_review("set/masks") == find_review(str(folders / "input" / "set")) == review
+    assert find_reviews("set/masks") == find_reviews(str(folders / "input" / "set")) == [review]
     write_folder(folders / "output" / "other")
-    assert find_review("other").folder == folders / "output" / "other" / "masks"
+    assert find_reviews("other")[0].folder == folders / "output" / "other" / "masks"
     (folders / "secret").mkdir()
     mask_journal.append(folders / "secret", Entry("a.png"))
     (folders / "input" / "sly").mkdir()
     (folders / "input" / "sly" / "masks").symlink_to(folders / "secret")
     with pytest.raises(ValueError, match="run Write Masks first"):
-        find_review("sly")
+        find_reviews("sly")
 
 
 def test_an_unknown_word_in_the_journal_does_not_break_the_list(review: MaskReview) -> None:
     with (review.folder / JOURNAL).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"picture": "../a.png", "mask": "a.png", "review": "later", "status": "new"}) + "\n")
     assert len(review.cards()) == 4
+
+
+def test_masks_of_a_data_set(review: MaskReview, folders: Path) -> None:
+    second = find_reviews(str(write_folder(folders / "output" / "second")))[0]
+    elsewhere = folders / "output" / "elsewhere"
+    elsewhere.mkdir()
+    mask_journal.append(elsewhere, Entry("../../input/set/a.png", "a.png"))
+    write_mask(elsewhere / "a.png")
+    stranger = folders / "input"
+    mask_journal.append(stranger, Entry("other.png"))
+
+    def item(path: Path, mask: Path | None = None) -> Item:
+        return Item(path.stem, ImageFiles((path,)), MaskFiles((mask,)) if mask else None, "", (160, 128))
+
+    one = DataSet((item(folders / "input" / "set" / "c.png"),), "")
+    assert find_reviews("", one) == [review]
+    two = DataSet((*one.items, item(folders / "output" / "second" / "a.png")), "")
+    assert {found.folder for found in find_reviews(" ", two)} == {review.folder, second.folder}
+    written = DataSet((item(folders / "input" / "set" / "a.png", elsewhere / "a.png"),), "")
+    assert find_reviews("", written)[0].folder == elsewhere
+    with pytest.raises(ValueError, match="no masks were written for this data set"):
+        find_reviews("", DataSet((item(folders / "temp" / "a.png"),), ""))
+
+
+def test_pictures_that_are_gone_are_not_asked_for(review: MaskReview, folders: Path) -> None:
+    (folders / "input" / "set" / "c.png").unlink()
+    assert [card.title for card in review.cards()] == ["d.png", "b.png", "a.png"]
+    with pytest.raises(ValueError, match="not a picture that is there"):
+        review.tile("../c.png")

@@ -11,29 +11,28 @@ const WIDGET = "masked_lora_review"
 const HEIGHT = 420 // pixels of the gallery at least
 const SIZE = [560, 640] // pixels of the node once it shows masks
 
-/** @type {WeakMap<object, { gallery: Gallery, set: string }>} by node */
-const reviews = new WeakMap()
+/** @type {WeakMap<object, Gallery>} by node */
+const galleries = new WeakMap()
 const fetchApi = (path, options) => api.fetchApi(path, options)
 const complain = (summary, detail) => app.extensionManager.toast.add({ severity: "error", summary, detail, life: 8000 })
 
 function addGallery(node) {
-  const review = { set: "" }
-  review.gallery = new Gallery({
-    tile: (card) => api.apiURL(tileAddress(review.set, card)),
-    mark: async ({ picture }, said) => {
-      const { value, problem } = await ask(fetchApi, "mark", null, { set: review.set, picture, review: said })
+  const gallery = new Gallery({
+    tile: (card) => api.apiURL(tileAddress(card)),
+    mark: async ({ set, picture }, review) => {
+      const { value, problem } = await ask(fetchApi, "mark", null, { set, picture, review })
       if (problem) complain("Review Masks", problem)
-      return value
+      return value && { ...value, set }
     },
-    edit: (card) => edit(review, card),
+    edit: (card) => edit(gallery, card),
   })
-  const height = () => (review.set ? HEIGHT : 48)
-  const widget = node.addDOMWidget(WIDGET, WIDGET, review.gallery.element, { serialize: false, hideOnZoom: false, getMinHeight: height })
+  const height = () => (gallery.cards.length ? HEIGHT : 48)
+  const widget = node.addDOMWidget(WIDGET, WIDGET, gallery.element, { serialize: false, hideOnZoom: false, getMinHeight: height })
   widget.serialize = false
-  reviews.set(node, review)
+  galleries.set(node, gallery)
 }
 
-async function edit({ set, gallery }, { picture }) {
+async function edit(gallery, { set, picture }) {
   const { value: image, problem } = await ask(fetchApi, "edit", null, { set, picture })
   if (problem) return complain("Edit mask", problem)
   const drawn = new Image()
@@ -41,19 +40,24 @@ async function edit({ set, gallery }, { picture }) {
   const why = openMaskEditor(ComfyApp, image, drawn, async (saved) => {
     const { value: card, problem } = await ask(fetchApi, "edited", null, { set, picture, image: saved })
     if (problem) complain("The mask was not changed", problem)
-    else gallery.update(card)
+    else gallery.update({ ...card, set })
   })
   if (why) complain("Edit mask", why)
 }
 
-async function show(node, set) {
-  const review = reviews.get(node)
-  if (!review || !set) return
-  review.set = set
-  const { value, problem } = await ask(fetchApi, "list", { set })
-  if (problem) return review.gallery.say(problem)
-  review.gallery.show(value.pictures)
-  node.setSize([Math.max(node.size[0], SIZE[0]), Math.max(node.size[1], SIZE[1])])
+/** @param {string[] | undefined} sets the keys of the folders whose masks the node shows */
+async function show(node, sets) {
+  const gallery = galleries.get(node)
+  if (!gallery || !Array.isArray(sets)) return
+  const cards = []
+  for (const set of sets) {
+    const { value, problem } = await ask(fetchApi, "list", { set })
+    if (problem) return gallery.say(problem)
+    cards.push(...value.pictures.map((card) => ({ ...card, set })))
+  }
+  const first = !gallery.cards.length // later the node keeps the size that a person gave it
+  gallery.show(cards)
+  if (first) node.setSize([Math.max(node.size[0], SIZE[0]), Math.max(node.size[1], SIZE[1])])
   node.setDirtyCanvas(true, true)
 }
 
@@ -78,7 +82,7 @@ app.registerExtension({
     // A node that stops the graph has no outputs; the server sends this before it fails.
     api.addEventListener("masked_lora_review", ({ detail }) => {
       const node = findNode(app.rootGraph, detail?.node)
-      if (node?.comfyClass === KIND) show(node, detail.set)
+      if (node?.comfyClass === KIND) show(node, detail.sets)
     })
   },
   nodeCreated(node) {
@@ -87,14 +91,14 @@ app.registerExtension({
     const before = node.onExecuted
     node.onExecuted = function (output) {
       before?.call(this, output)
-      show(this, output?.masked_lora_review?.[0])
+      show(this, output?.masked_lora_review)
     }
   },
   // The page restores results without a run: another tab of workflows, a job of the history.
   onNodeOutputsUpdated(outputs) {
     for (const [key, output] of Object.entries(outputs ?? {})) {
       const node = nodeAt(key)
-      if (node?.comfyClass === KIND) show(node, output?.masked_lora_review?.[0])
+      if (node?.comfyClass === KIND) show(node, output?.masked_lora_review)
     }
   },
 })

@@ -5,7 +5,7 @@ const BATCH = 100 // cards drawn at once; more come when they are asked for
 const KEYS = { a: "accepted", r: "redo", e: "edit" }
 const MOVES = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }
 const BUTTONS = [
-  ["accepted", "Accept", "This mask is right: Write Masks leaves it alone (A)"],
+  ["accepted", "Accept", "This mask is right, or right that there is none: Write Masks leaves it alone (A)"],
   ["redo", "Redo", "Write Masks makes this mask anew in its next run (R)"],
   ["edit", "Edit", "Paint this mask in ComfyUI's mask editor; what is painted is learned (E)"],
 ]
@@ -38,6 +38,7 @@ export class Gallery {
     this.more.hidden = true
     this.more.addEventListener("click", () => this.draw())
     this.body = make("div", "body")
+    this.body.hidden = true
     this.body.append(this.list, this.more)
     this.element.append(this.head, this.body)
     // A press is not dragging the node. A wheel over a long list scrolls it; over a short one it zooms the canvas as everywhere.
@@ -56,6 +57,7 @@ export class Gallery {
   show(cards) {
     this.cards = cards
     this.shown = 0
+    this.body.hidden = !cards.length
     this.list.replaceChildren()
     this.draw()
     this.body.scrollTop = 0
@@ -107,12 +109,11 @@ export class Gallery {
     find("remarks").title = card.remarks.join("\n")
     find("state").textContent = stateWords(card.review)
     for (const name of ["accepted", "redo"]) find(name).setAttribute("aria-pressed", String(card.review === name))
-    find("accepted").disabled = !card.has_mask // nothing to accept
   }
 
   /** A card as the server has it now. */
   update(card) {
-    const index = this.cards.findIndex(({ picture }) => picture === card.picture)
+    const index = this.cards.findIndex(({ set, picture }) => set === card.set && picture === card.picture)
     if (index < 0) return
     this.cards[index] = card
     const item = this.list.children[index]
@@ -137,8 +138,6 @@ export class Gallery {
     event.stopPropagation() // R and arrows mean something to the canvas too
     const index = Number(item.dataset.index)
     if (move) return this.focus(index + move, event.target.dataset.action)
-    const button = item.querySelector(`[data-action="${action}"]`)
-    if (button.disabled) return
     const accepting = action === "accepted" && this.cards[index].review !== action
     await this.act(index, action)
     if (accepting && this.cards[index].review === action) this.focus(index + 1, event.target.dataset.action)
@@ -147,8 +146,7 @@ export class Gallery {
   focus(index, action = "accepted") {
     if (index >= this.shown) this.draw()
     const item = this.list.children[index]
-    const button = item?.querySelector(`[data-action="${action}"]:not(:disabled)`) ?? item?.querySelector("button:not(:disabled)")
-    button?.focus()
+    item?.querySelector(`[data-action="${action}"]`).focus()
     item?.scrollIntoView({ block: "nearest" })
   }
 }

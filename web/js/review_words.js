@@ -1,7 +1,7 @@
 // What Review Masks asks the server and says of the masks. Pure: no page, no ComfyUI; tests/web_logic runs it with `node --test`.
 
 /**
- * @typedef {{ picture: string, title: string, says: string, remarks: string[], review: "" | "accepted" | "redo", version: string,
+ * @typedef {{ set: string, picture: string, title: string, says: string, remarks: string[], review: "" | "accepted" | "redo", version: string,
  *   has_mask: boolean, rank: number }} Card
  */
 
@@ -21,7 +21,7 @@ export const stateWords = (review) => STATES[review] ?? STATES[""]
 /** What a press of "accepted" or "redo" means: pressed a second time it is taken back. */
 export const pressed = (review, button) => (review === button ? "" : button)
 
-export const tileAddress = (set, { picture, version }) => `${PATH}/tile?${new URLSearchParams({ set, picture, version })}`
+export const tileAddress = ({ set, picture, version }) => `${PATH}/tile?${new URLSearchParams({ set, picture, version })}`
 
 /** The address of a file by ComfyUI's name of it. */
 export const viewAddress = (image) => `/view?${new URLSearchParams(image)}`
