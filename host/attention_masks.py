@@ -188,7 +188,7 @@ def attention_to_words(patcher: ModelPatcher, cond: Mapping[str, Tensor], latent
             for draw in range(looks.draws):
                 progress.update(i * looks.draws + draw, total, f"look {i * looks.draws + draw + 1} of {total}")
                 noise = torch.randn(latent.shape, generator=generator(looks.seed, "attention noise", draw)).to(latent)
-                watch = AttentionWatch(layout_of(patcher, told, latent), looks.blocks)
+                watch = AttentionWatch(layout_of(patcher, told, cond["cross_attn"].shape[1], latent), looks.blocks)
                 model.transformer_options = {**model.transformer_options, "optimized_attention_override": watch}
                 model(model.add_noise(latent, noise, sigma), sigma, [told])
                 require_seen(watch, type(patcher.model).__name__)
