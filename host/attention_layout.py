@@ -34,17 +34,20 @@ def quoted_last(network: nn.Module, conds: Conds) -> tuple[int, int]:
 @dataclass(frozen=True, slots=True)
 class Family:
     """A kind of network. `joint`: words and picture are one sequence, words first; else the picture asks and the words answer.
-    `around`: how many tokens stand before the words and how many between them and the picture.
+    `around`: how many tokens stand before the words and how many between them and the picture. `filled`: the host fills a short text
+    up in front.
     """
 
     joint: bool = True
+    filled: bool = False
     around: Callable[[nn.Module, Conds], tuple[int, int]] = nothing
 
 
 JOINT, CROSS = Family(), Family(joint=False)
 # Class names in comfy.model_base. Klein is Flux2, Z-Image is Lumina2, Wan 2.2 14B is WAN21, SD 1 and 2 are BaseModel.
 FAMILIES: dict[str, Family] = {
-    "AuraFlow": Family(around=registers), "BaseModel": CROSS, "Chroma": JOINT, "ChromaRadiance": JOINT, "Flux": JOINT, "Flux2": JOINT,
+    "AuraFlow": Family(around=registers), "BaseModel": CROSS, "Chroma": JOINT, "ChromaRadiance": JOINT, "Flux": JOINT,
+    "Flux2": Family(filled=True),
     "HunyuanImage21": Family(around=quoted_last), "HunyuanVideo": JOINT, "HunyuanVideo15": Family(around=quoted_first), "Krea2": JOINT,
     "Lumina2": JOINT, "Omnigen2": JOINT, "QwenImage": JOINT, "SD3": JOINT, "SDXL": CROSS, "WAN21": CROSS, "WAN22": CROSS,
 }
@@ -104,8 +107,8 @@ def whole(tokens: int, multiple: int) -> int:
     return -(-tokens // multiple) * multiple
 
 
-def layout_of(patcher: ModelPatcher, conds: Conds, latent_BCHW: Tensor) -> Layout:
-    """conds: what the model is told. Raises ValueError for a model whose attention is not known."""
+def layout_of(patcher: ModelPatcher, conds: Conds, words: int, latent_BCHW: Tensor) -> Layout:
+    """conds: what the model is told; words: tokens of the conditioning. Raises ValueError for a model whose attention is not known."""
     name, network = type(patcher.model).__name__, patcher.model.diffusion_model
     family, unet = FAMILIES.get(name), isinstance(network, UNetModel)
     if family is None or (name == "BaseModel" and not unet):
@@ -113,8 +116,11 @@ def layout_of(patcher: ModelPatcher, conds: Conds, latent_BCHW: Tensor) -> Layou
                          f"models that can be looked into: {KNOWN}")
     if getattr(network, "img_emb", None) is not None:
         raise ValueError(f"{name} with CLIP vision reads a picture among its words (image to video); load the text to video model")
+    filling = conds["c_crossattn"].cond.shape[1] - words
+    if filling and not family.filled:
+        raise ValueError(f"{name} was told {words + filling} tokens and the text has {words}, so that words cannot be told apart")
     before, after = family.around(network, conds)
-    return Layout(family.joint, conds["c_crossattn"].cond.shape[1], before, after, getattr(network, "pad_tokens_multiple", None) or 1,
+    return Layout(family.joint, words, before + filling, after, getattr(network, "pad_tokens_multiple", None) or 1,
                   (latent_BCHW.shape[-2], latent_BCHW.shape[-1]), None if unet else patch_of(network))
 
 

@@ -128,6 +128,7 @@ def attention_masks(patcher: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VA
     places = sorted(set().union(*(words.positions(phrase) for phrase in question.phrases())))
     require_others(places, words.all(), question.kind)
     latents = [encode_picture(image_HWC[None, ..., :3], vae, f"picture {i + 1}")[None] for i, image_HWC in enumerate(image_BHWC)]
+    require_channels(patcher, latents[0])
     attention = attention_to_words(patcher, cond, latents, looks, progress)
     cell = vae.spacial_compression_encode()
     return [word_mask(image_HWC.cpu(), mask_HW, attention_Thw, places, words, question,
@@ -188,13 +189,20 @@ def attention_to_words(patcher: ModelPatcher, cond: Mapping[str, Tensor], latent
             for draw in range(looks.draws):
                 progress.update(i * looks.draws + draw, total, f"look {i * looks.draws + draw + 1} of {total}")
                 noise = torch.randn(latent.shape, generator=generator(looks.seed, "attention noise", draw)).to(latent)
-                watch = AttentionWatch(layout_of(patcher, told, latent), looks.blocks)
+                watch = AttentionWatch(layout_of(patcher, told, cond["cross_attn"].shape[1], latent), looks.blocks)
                 model.transformer_options = {**model.transformer_options, "optimized_attention_override": watch}
                 model(model.add_noise(latent, noise, sigma), sigma, [told])
                 require_seen(watch, type(patcher.model).__name__)
                 maps.append(watch.mean())
             found.append(torch.stack(maps).mean(0))
     return found
+
+
+def require_channels(patcher: ModelPatcher, latent: Tensor) -> None:
+    expected = patcher.model.latent_format.latent_channels
+    if latent.shape[1] != expected:
+        raise ValueError(f"{type(patcher.model).__name__} works on {expected} channels and the VAE gives {latent.shape[1]}; connect the "
+                         "VAE that belongs to this model")
 
 
 def require_seen(watch: AttentionWatch, name: str) -> None:

@@ -21,7 +21,8 @@ from pack.host.text_padding import PRESETS, TextPadding
 
 # By model: the tokenizer, and how many tokens of its template are cut off before the diffusion model reads.
 TOKENIZERS = {
-    "sd15": (comfy.sd1_clip.SD1Tokenizer, 0), "sdxl": (comfy.sdxl_clip.SDXLTokenizer, 0), "flux": (comfy.text_encoders.flux.FluxTokenizer, 0),
+    "sd15": (comfy.sd1_clip.SD1Tokenizer, 0), "sdxl": (comfy.sdxl_clip.SDXLTokenizer, 0),
+    "flux": (comfy.text_encoders.flux.FluxTokenizer, 0),
     "sd3": (comfy.text_encoders.sd3_clip.SD3Tokenizer, 0), "auraflow": (comfy.text_encoders.aura_t5.AuraT5Tokenizer, 0),
     "qwen_image": (comfy.text_encoders.qwen_image.QwenImageTokenizer, 34), "z_image": (comfy.text_encoders.z_image.ZImageTokenizer, 0),
     "omnigen2": (comfy.text_encoders.omnigen2.Omnigen2Tokenizer, 0),
