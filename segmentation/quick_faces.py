@@ -73,11 +73,9 @@ def find_faces(detector: Any, mesh: Any, picture_HWC: Picture) -> list[Face]:
     """
     faces: list[Face] = []
     for first in find_boxes(detector, picture_HWC):
-        boxes = [box for box in boxes_in(detector, picture_HWC, first.around(CLOSE_UP)) if box.overlap(first) > SAME_FACE]
-        if not boxes or any(boxes[0].overlap(face.box) > SAME_FACE for face in faces):
-            continue
-        face = outline(mesh, picture_HWC, boxes[0])
-        if face.presence >= LEAST_PRESENCE:
+        again = next((box for box in boxes_in(detector, picture_HWC, first.around(CLOSE_UP)) if box.overlap(first) > SAME_FACE), None)
+        face = outline(mesh, picture_HWC, again) if again else None
+        if face and face.presence >= LEAST_PRESENCE:
             faces.append(face)
     return faces
 

@@ -40,7 +40,8 @@ def real_detector() -> dict[str, Tensor]:
 def save_face_landmarker(file: Path) -> None:
     torch.manual_seed(0)
     short, full = (FaceLandmarker(detector_variant=variant, operations=None) for variant in ("short", "full"))
-    short.detector.load_state_dict(real_detector())
+    shapes = {name: value.shape for name, value in short.detector.state_dict().items()}
+    short.detector.load_state_dict({name: value.reshape(shapes[name]) for name, value in real_detector().items()})
     torch.nn.init.constant_(full.detector.cls_dw.bias, -100)  # it never finds anything
     points = torch.full((478, 3), 96.0)
     for first, count, (x, y, half_width, half_height) in RINGS.values():

@@ -141,12 +141,43 @@ def test_two_people_have_two_faces(astronaut: Picture) -> None:
     assert (1024 - second.oval[:, 0].max(), second.oval[:, 1].min()) == pytest.approx(OVAL[:2], abs=5)
 
 
+class Everywhere:
+    """Stands for the person network: sees nobody in the whole picture, and people everywhere when it looks again."""
+
+    calls = 0
+
+    def setInput(self, picture: np.ndarray) -> None:
+        assert picture.shape == (1, 3, 256, 256)
+        self.calls += 1
+
+    def getUnconnectedOutLayersNames(self) -> list[str]:
+        return ["activation"]
+
+    def forward(self, names: list[str]) -> list[np.ndarray]:
+        return [np.full((1, 1, 256, 256), float(self.calls > 1), np.float32)]
+
+
+def test_the_second_look_at_a_person_fades_out_where_the_picture_goes_on() -> None:
+    """Round a face of 40 x 50 at (1000, 30) there is a view of 300 x 300, with the face's middle three tenths down, cut by the top."""
+    points = np.full((468, 2), (1000, 30), np.float32)
+    points[quick_faces.OVAL[0]], points[quick_faces.OVAL[18]] = (1000, 5), (1000, 55)
+    points[quick_faces.OVAL[9]], points[quick_faces.OVAL[27]] = (1020, 30), (980, 30)
+    face = quick_faces.Face(quick_faces.FaceBox((980, 5, 1020, 55), 1.0, points[:6]), 1.0, points)
+    mask = people_mask(Everywhere(), np.zeros((400, 1500, 3), np.uint8), [face])
+    rows, columns = np.nonzero(mask)
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (0, 240, 850, 1150)
+    assert mask[0, 1000] == mask[200, 1000] == 1
+    steps = np.abs(np.diff(mask, axis=0)).max(), np.abs(np.diff(mask, axis=1)).max()
+    assert steps == pytest.approx((1 / 36, 1 / 36), rel=0.01)  # over 12 % of the side
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_people_beside_each_other_are_all_found(astronaut: Picture, count: int) -> None:
     """What the network finds in the whole of such a picture has 0.55 of the pair and nothing of the three in common."""
     alone = person_mask(NETWORKS.person, astronaut)
     row, expected = (np.concatenate([one, one[:, ::-1], one][:count], 1) for one in (astronaut, alone))
-    assert overlap(people_mask(NETWORKS.person, row, faces(row)), expected) > 0.93
+    found = regions(row)
+    assert overlap((found["face"] + found["person"]).numpy(), expected) > 0.93
     assert overlap(person_mask(NETWORKS.person, row), expected) < 0.6
 
 
