@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mask_workflows import automatic, body_parts, words
+from mask_workflows import automatic, body_parts, by_words
 from trainer_workflows import resume, sdxl_flow, video, warm_start
 from verification_workflows import padding_study, verify
 from workflow_graph import BLUE, GREEN, HEART, PROMPTS, SAMPLING, SQUARES, TRAINING, YELLOW, Column, Graph, Output
@@ -255,7 +255,7 @@ def sample_twins(g: Graph, models: dict[str, Output], clip: Output, vae: Output,
 
 GRAPHS = {"quickstart": quickstart, "masks_from_folder": folder_masks, "masks_from_alpha": alpha_masks, "masks_from_graph": graph_masks,
           "masks_for_video": video_masks, "prior_preservation": prior, "automatic_masks": automatic, "body_part_masks": body_parts,
-          "masks_from_words": words, "verify_lora": verify, "padding_study": padding_study,
+          "masks_from_words": by_words, "verify_lora": verify, "padding_study": padding_study,
           "resume": resume, "warm_start": warm_start, "sdxl_as_flow_matching": sdxl_flow, "video": video}
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def automatic(schemas: dict[str, Any]) -> Graph:
     plan, = g.add("MaskedLoRA_QuickMasks", (360, 495), (300, 240))
     written, *_ = g.add("MaskedLoRA_WriteMasks", (720, 75), (380, 1065), data_set=data_set, plan=plan,
                         **{"layout": "another folder", "layout.folder": "demo_masks [output]"})
-    _, reviewed = g.add("MaskedLoRA_ReviewMasks", (1160, 75), (580, 1065), folder="demo_masks [output]", data_set=written)
+    reviewed, _ = g.add("MaskedLoRA_ReviewMasks", (1160, 75), (580, 1065), data_set=written)
     g.add("MaskedLoRA_PreviewMask", (1800, 75), (560, 1065), data_set=reviewed)
     return g
 
@@ -63,14 +63,14 @@ def body_parts(schemas: dict[str, Any]) -> Graph:
     return tried(g, photographs(g, (20, 375)), plan)
 
 
-def words(schemas: dict[str, Any]) -> Graph:
+def by_words(schemas: dict[str, Any]) -> Graph:
     g = Graph(schemas)
     g.note((0, 30), (680, 250), WORDS_NOTE)
     g.group("Pictures, models and plan", 0, 300, 680, 860, BLUE)
     detector, = g.add("MaskedLoRA_LoadDetector", (360, 375), (300, 110), model="grounding dino tiny (download)")
     sam, = g.add("MaskedLoRA_LoadSam", (360, 540), (300, 110), model="sam2.1 tiny (download)")
     plan, = g.add("MaskedLoRA_WordMasks", (360, 705), (300, 430), detector=detector, sam=sam, weights="astronaut 1\nphotographer 1\ncup 1",
-                  source="those in the caption")
+                  source="words in the caption")
     return tried(g, photographs(g, (20, 375)), plan)
 
 
