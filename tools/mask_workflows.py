@@ -39,17 +39,17 @@ Both download on the first run once **accept_licence** is on, or take files that
 
 def automatic(schemas: dict[str, Any]) -> Graph:
     g = Graph(schemas)
-    g.note((0, 30), (680, 370), FOLDER_NOTE)
-    g.group("Pictures and plan", 0, 420, 680, 740, BLUE)
-    g.group("Masks for all", 700, 0, 420, 1160, GREEN)
-    g.group("Review", 1140, 0, 620, 1160, YELLOW)
-    g.group("What training will see", 1780, 0, 600, 1160, YELLOW)
-    data_set = photographs(g, (20, 495))
-    plan, = g.add("MaskedLoRA_QuickMasks", (360, 495), (300, 240))
-    written, *_ = g.add("MaskedLoRA_WriteMasks", (720, 75), (380, 1065), data_set=data_set, plan=plan,
+    g.note((0, 30), (680, 280), FOLDER_NOTE)
+    g.group("Pictures and plan", 0, 330, 680, 740, BLUE)
+    g.group("Masks for all", 700, 0, 420, 1070, GREEN)
+    g.group("Review", 1140, 0, 620, 1070, YELLOW)
+    g.group("What training will see", 1780, 0, 600, 1070, YELLOW)
+    data_set = photographs(g, (20, 405))
+    plan, = g.add("MaskedLoRA_QuickMasks", (360, 405), (300, 240))
+    written, *_ = g.add("MaskedLoRA_WriteMasks", (720, 75), (380, 975), data_set=data_set, plan=plan,
                         **{"layout": "another folder", "layout.folder": "demo_masks [output]"})
-    reviewed, _ = g.add("MaskedLoRA_ReviewMasks", (1160, 75), (580, 1065), data_set=written)
-    g.add("MaskedLoRA_PreviewMask", (1800, 75), (560, 1065), data_set=reviewed)
+    reviewed, _ = g.add("MaskedLoRA_ReviewMasks", (1160, 75), (580, 975), data_set=written)
+    g.add("MaskedLoRA_PreviewMask", (1800, 75), (560, 975), data_set=reviewed)
     return g
 
 
