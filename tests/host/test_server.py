@@ -30,6 +30,7 @@ OTHER_WORKFLOWS = {
     "masks_from_alpha": "6 masks, recipe: as drawn",
     "masks_from_graph": "12 masks, recipe: as drawn",
     "masks_for_video": "3 masks, recipe: as drawn",
+    "automatic_masks": "3 masks, recipe: as drawn",
 }
 
 
@@ -192,7 +193,7 @@ def test_encoded_pictures_are_found_on_disk(comfy: Comfy, quickstart: Quickstart
 
 
 def test_every_shipped_workflow_is_run_here() -> None:
-    in_test_workflows = {"resume", "warm_start", "sdxl_as_flow_matching", "video"}
+    in_test_workflows = {"resume", "warm_start", "sdxl_as_flow_matching", "video", "body_part_masks", "masks_from_words"}
     assert {file.stem for file in WORKFLOWS.glob("*.json")} == {
         "quickstart", "prior_preservation", "verify_lora", "padding_study", *OTHER_WORKFLOWS, *in_test_workflows}
 

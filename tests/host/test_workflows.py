@@ -8,9 +8,11 @@ import math
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import torch
 from pack.host.lora_format import load_lora
+from PIL import Image
 
 from .server import Comfy, Node, Run
 from .test_server_training import Saved
@@ -149,3 +151,20 @@ def test_a_video_model_trains_on_clips_and_samples_one(comfy: Comfy) -> None:
     ours, cores = kept_latents(comfy, graph, sampler, by_core)
     assert ours.shape == (1, 16, 2, 8, 8)
     assert torch.equal(ours, cores)
+
+
+@pytest.mark.parametrize(("name", "segmenter"), [("body_part_masks", "sapiens2"), ("masks_from_words", "grounding")])
+def test_masks_are_tried_on_a_picture_and_written_for_the_folder(comfy: Comfy, name: str, segmenter: str) -> None:
+    """The same plan in both places: the mask that was tried is the one that is written."""
+    graph = workflow(comfy, name)
+    write = graph.only("MaskedLoRA_WriteMasks")
+    graph.inputs(write)["layout.folder"] = f"{name} [output]"
+    tried = graph.add("MaskToImage", mask=graph.only("MaskedLoRA_MakeMasks")[0])
+    kept = graph.add("PreviewImage", images=tried[0])
+    run = comfy.run(graph)
+    assert segmenter in run.text(write)
+    assert run.text(write).startswith("3 pictures: 3 masks made, ")
+    (shown,) = run.images(kept)
+    mask_HW = np.asarray(Image.open(comfy.server.output / name / "astronaut.png"))
+    assert mask_HW.std() > 1
+    assert np.abs(np.asarray(shown.convert("L")).astype(int) - mask_HW).max() <= 1  # PreviewImage cuts where we round

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfy_cli.workflow_to_api import convert_ui_to_api
+from pack.tests.segmentation import tiny_body, tiny_sams, tiny_words
 
 from . import tiny_files
 from .server import ROOT, Comfy, Graph, Node
@@ -17,6 +18,8 @@ FILES = {
     "sdxl_as_flow_matching": {"checkpoints/bigASP_v2.5.safetensors": tiny_files.save_sdxl},
     "video": {"diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors": tiny_files.save_wan, "vae/wan_2.1_vae.safetensors":
               tiny_files.save_wan_vae, "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors": lambda file: file.touch()},
+    "body_part_masks": {"sapiens/sapiens2_0.4b_seg.safetensors": tiny_body.save_sapiens2_file},
+    "masks_from_words": {"grounding-dino/grounding-dino-tiny": tiny_words.save_grounding, "sam2/sam2.1-hiera-tiny": tiny_sams.save_sam2},
 }
 FEW = {TRAIN: {"steps": 3}, "KSampler": {"steps": 2}}
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
@@ -26,6 +29,8 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "sdxl_as_flow_matching": FEW | {TRAIN: {"steps": 2, "batch_size": 1}, "MaskedLoRA_Optimizer": {"warmup": 1},
                                     "MaskedLoRA_Arrange": {"size": 64}, "EmptyLatentImage": {"width": 64, "height": 64}},
     "video": FEW | {"MaskedLoRA_Arrange": {"size": 64}, "EmptyHunyuanLatentVideo": {"width": 64, "height": 64, "length": 5}},
+    "body_part_masks": {},
+    "masks_from_words": {"MaskedLoRA_WordMasks": {"threshold": 0.0, "text_threshold": 0.0}},  # random weights are sure of nothing
 }
 
 
