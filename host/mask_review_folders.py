@@ -13,12 +13,13 @@ from .mask_review import MaskReview
 
 
 def find_reviews(folder: str, data_set: DataSet | None = None) -> list[MaskReview]:
-    """The masks in the folder that a workflow names, or in its "masks" folder; without a name those of a data set.
+    """The masks in the folders that a workflow names, one a line, or in their "masks" folders; without a name those of a data set.
 
-    The folder lies in ComfyUI's input or output directory. Raises ValueError for any other place and where no masks were written.
+    They lie in ComfyUI's input or output directory; "name [output]" means the latter alone. Raises ValueError for any other place and
+    where no masks were written.
     """
-    if folder.strip():
-        return [_named(folder)]
+    if named := [_named(line.strip()) for line in folder.splitlines() if line.strip()]:
+        return list(dict.fromkeys(named))
     if data_set is None:
         raise ValueError("no masks are named; connect the data set of Write Masks, or give the folder that it wrote to")
     reviews = list(_of_set(data_set))
@@ -40,9 +41,10 @@ def _review(place: Path) -> MaskReview | None:
 
 
 def _named(folder: str) -> MaskReview:
-    roots, name = _roots(), folder.strip()
+    roots = _roots()
+    name, directory = folder_paths.annotated_filepath(folder)
     try:
-        places = [(root / name).resolve() for root in roots]
+        places = [(root / name).resolve() for root in ((Path(directory),) if directory else roots)]
     except (OSError, RuntimeError, ValueError) as error:  # a null byte, a loop of links
         raise ValueError(f"{folder!r} is not a folder name ({error}); give the folder that Write Masks wrote to") from error
     allowed = [place for place in places if any(place.is_relative_to(root) for root in roots)]

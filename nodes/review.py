@@ -30,7 +30,7 @@ class ReviewMasks(io.ComfyNode):
                 io.String.Input(
                     "folder", default="", optional=True,
                     tooltip="Instead of a data set: the folder that Write Masks wrote to, or that of the pictures if the masks lie in its "
-                    "masks/. Inside ComfyUI's input or output directory. White = learn."),
+                    "masks/. Inside ComfyUI's input directory, or its output directory: 'my_masks [output]'. White = learn."),
                 io.Boolean.Input(
                     "wait", default=False, optional=True,
                     tooltip="Stop here with an error until all masks (white = learn) are accepted. Off: the graph goes on."),
@@ -46,11 +46,11 @@ class ReviewMasks(io.ComfyNode):
     def fingerprint_inputs(cls, data_set: DataSet | None = None, folder: str | None = "", wait: bool | None = False) -> str:
         from ..host.mask_review import state
         from ..host.mask_review_folders import find_reviews
+        from .review_routes import changes
 
-        # A data set, or a folder that another node names, is not known yet. Another text in each run would train anew what comes behind;
-        # Write Masks runs again for what is to be made anew, and so this node too.
+        # The folder of a data set, or one that another node names, is not known yet.
         if not folder:
-            return ""
+            return changes(bool(wait))
         try:
             return state(find_reviews(folder))
         except ValueError as error:  # said when the node runs

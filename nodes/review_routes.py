@@ -31,6 +31,7 @@ class Reviews:
 
     def __init__(self) -> None:
         self._by_key: dict[str, MaskReview] = {}
+        self.marks = self.edits = 0
 
     def add(self, review: MaskReview) -> None:
         self._by_key[review.key] = review
@@ -56,6 +57,7 @@ class Reviews:
         body = await _body(request)
         review, picture, said = self.get(body.get("set")), _text(body, "picture"), _text(body, "review")
         card = await asyncio.to_thread(review.mark, picture, said)  # type: ignore[arg-type]  # mark refuses other texts
+        self.marks += 1
         return web.json_response(card.to_dict())
 
     async def edit(self, request: web.Request) -> web.StreamResponse:
@@ -72,6 +74,7 @@ class Reviews:
         if not isinstance(image, dict):
             raise ValueError("send JSON with an object image: the file that the mask editor saved")
         card = await asyncio.to_thread(take_from_editor, self.get(body.get("set")), _text(body, "picture"), image)
+        self.edits += 1
         return web.json_response(card.to_dict())
 
 
@@ -91,15 +94,28 @@ def add_routes(server: PromptServer) -> None:
     server.routes.post(f"{PATH}/edited")(_in_words(reviews.edited))
 
 
-def open_on_page(reviews: Sequence[MaskReview]) -> list[str]:
+def changes(wait: bool) -> str:
+    """Another text after each edited mask, so that what comes behind reads it; with `wait` also after each mark.
+
+    It counts from ComfyUI's start, as its cache does, and over all folders. A mark alone changes no mask, and must not train anew.
+    """
+    reviews = _reviews()
+    return "" if reviews is None else f"{reviews.edits} {reviews.marks if wait else ''}"
+
+
+def open_on_page(found: Sequence[MaskReview]) -> list[str]:
     """Lets the page ask for these masks; returns the keys by which it does."""
+    reviews = _reviews()
+    for review in found if reviews is not None else ():
+        reviews.add(review)
+    return [review.key for review in found]
+
+
+def _reviews() -> Reviews | None:
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)
-    if server is not None and (opened := server.app.get(REVIEWS)) is not None:
-        for review in reviews:
-            opened.add(review)
-    return [review.key for review in reviews]
+    return None if server is None else server.app.get(REVIEWS)
 
 
 def show_on_page(keys: Sequence[str], node_id: str | None) -> None:

@@ -25,7 +25,7 @@ SAVED = {"filename": "clipspace-painted-masked-17.png", "subfolder": "", "type":
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("input", "output", "temp"):
+    for name in ("input", "output", "temp", "user"):
         (tmp_path / name).mkdir()
         monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
     return tmp_path
@@ -249,7 +249,7 @@ def test_a_mask_of_another_size_and_a_transparent_picture(review: MaskReview, fo
 
 @pytest.mark.parametrize(("folder", "message"), [
     ("", "no masks are named"), ("../secret", "outside ComfyUI's input and output"), ("/etc", "outside ComfyUI's input and output"),
-    ("nothing", "run Write Masks first"), ("a\0b", "not a folder name")])
+    ("x [temp]", "outside ComfyUI's input and output"), ("nothing", "run Write Masks first"), ("a\0b", "not a folder name")])
 def test_folders_that_are_refused(review: MaskReview, folder: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find_reviews(folder)
@@ -258,7 +258,11 @@ def test_folders_that_are_refused(review: MaskReview, folder: str, message: str)
 def test_where_masks_are_found(review: MaskReview, folders: Path) -> None:
     assert find_reviews("set/masks") == find_reviews(str(folders / "input" / "set")) == [review]
     write_folder(folders / "output" / "other")
-    assert find_reviews("other")[0].folder == folders / "output" / "other" / "masks"
+    for name in ("other", "other [output]"):
+        assert find_reviews(name)[0].folder == folders / "output" / "other" / "masks"
+    with pytest.raises(ValueError, match="run Write Masks first"):
+        find_reviews("other [input]")
+    assert [found.folder for found in find_reviews("other\nset\nset/masks\n")] == [folders / "output" / "other" / "masks", review.folder]
     (folders / "secret").mkdir()
     mask_journal.append(folders / "secret", Entry("a.png"))
     (folders / "input" / "sly").mkdir()

@@ -16,7 +16,7 @@ from pack.host import mask_journal
 from PIL import Image
 
 from .reviewed import write_folder
-from .server import Comfy, Graph, Run
+from .server import Comfy, Graph, Run, add_data_set
 
 REVIEW = "MaskedLoRA_ReviewMasks"
 PATH = "/masked_lora/review"
@@ -80,20 +80,24 @@ def test_marks_reach_the_journal(opened: Opened) -> None:
         assert mask_journal.read(opened.masks)["../b.png"].review == said
 
 
-def test_to_the_editor_and_back(opened: Opened) -> None:
-    comfy = opened.comfy
+def edit(opened: Opened, number: int) -> tuple[int, dict[str, Any]]:
+    """As the page does when a person paints the upper rows of a.png."""
     status, image = opened.post("edit", picture="../a.png")
     assert (status, image["type"]) == (200, "temp")
-    status, body, _ = fetch(comfy, f"/view?{urlencode(image)}")
+    status, body, _ = fetch(opened.comfy, f"/view?{urlencode(image)}")
     pixels = np.asarray(Image.open(BytesIO(body))).copy()
     pixels[:30, :, 3] = 0
     for layer in ("mask", "paint", "painted", "painted-masked"):
-        Image.fromarray(pixels).save(comfy.input / f"clipspace-{layer}-5.png")
-    saved = {"filename": "clipspace-painted-masked-5.png", "subfolder": "", "type": "input"}
-    status, card = opened.post("edited", picture="../a.png", image=saved)
+        Image.fromarray(pixels).save(opened.comfy.input / f"clipspace-{layer}-{number}.png")
+    saved = {"filename": f"clipspace-painted-masked-{number}.png", "subfolder": "", "type": "input"}
+    return opened.post("edited", picture="../a.png", image=saved)
+
+
+def test_to_the_editor_and_back(opened: Opened) -> None:
+    status, card = edit(opened, 5)
     assert (status, card["review"]) == (200, "accepted")
     assert (np.asarray(Image.open(opened.masks / "a.png"))[:30] == 255).all()
-    assert not list(comfy.input.glob("clipspace-*"))
+    assert not list(opened.comfy.input.glob("clipspace-*"))
 
 
 @pytest.mark.parametrize("picture", ["../../../../../etc/hostname", "a.png", "../e.png", "..", "", "/etc/hostname", "../a.png\0"])
@@ -148,6 +152,34 @@ def test_the_node_runs_again_when_the_journal_has_changed(comfy: Comfy, opened: 
     assert run_node(comfy, opened.name).cached
     opened.post("mark", picture="../b.png", review="redo")
     assert not run_node(comfy, opened.name).cached
+
+
+def test_masks_of_a_data_set_which_is_passed_on(opened: Opened) -> None:
+    graph = Graph()
+    loaded, _ = add_data_set(graph, graph.add("MaskedLoRA_DemoModel")[2], folder=opened.name, mask_source="none")
+    node = graph.add(REVIEW, data_set=loaded[0])
+    behind = graph.add("MaskedLoRA_PreviewMask", data_set=node[0])
+    run = opened.comfy.run(graph)
+    assert run.entry["outputs"][node.id]["masked_lora_review"] == [opened.key]
+    assert "4 without a mask" in run.text(behind)
+
+
+def test_an_edit_is_read_by_what_comes_behind_and_a_mark_trains_nothing_anew(opened: Opened) -> None:
+    comfy = opened.comfy
+    graph = Graph()
+    # A folder that another node names is not known when ComfyUI asks what has changed.
+    node = graph.add(REVIEW, folder=graph.add("PrimitiveString", value=opened.name)[0])
+    comfy.run(graph)
+    opened.post("mark", picture="../b.png", review="accepted")
+    assert node.id in comfy.run(graph).cached
+    edit(opened, 6)
+    assert node.id not in comfy.run(graph).cached
+    graph.prompt[node.id]["inputs"]["wait"] = True
+    for picture in mask_journal.read(opened.masks):
+        opened.post("mark", picture=picture, review="accepted")
+    comfy.run(graph)
+    opened.post("mark", picture="../b.png", review="")
+    assert comfy.error(graph, REVIEW).startswith("1 of 4 masks is not reviewed yet")
 
 
 def test_a_folder_without_masks(comfy: Comfy) -> None:
