@@ -2,12 +2,15 @@
 
 The address is that of a running ComfyUI with the pack. Each workflow is run there as it is; its picture is what its preview of masks, its
 grid of samples, its map of drift, or the plot of its training then shows. Without names all workflows are run, those that train too. Of
-those that load models only the preview of masks is run, and any files under the names that they ask for will do. Needs Pillow, comfy-cli.
+those that load models only the preview of masks is run, and any files under the names that they ask for will do; where the masks are
+what the models make, the picture is the graph in the page. Needs Pillow, comfy-cli, and for the page playwright with Chromium, which
+MASKED_LORA_BROWSER may name.
 """
 from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import time
 import urllib.parse
@@ -19,14 +22,15 @@ from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
-SHEET, GRID, DRIFT = "MaskedLoRA_PreviewMask", "SaveImage", "MaskedLoRA_DriftMap"
+SHEET, GRID, DRIFT, PAGE = "MaskedLoRA_PreviewMask", "SaveImage", "MaskedLoRA_DriftMap", "the page"
 SHOWN = {"quickstart": GRID, "prior_preservation": GRID, "padding_study": GRID, "warm_start": GRID, "masks_from_folder": SHEET,
          "masks_from_alpha": SHEET, "masks_from_graph": SHEET, "masks_for_video": SHEET, "sdxl_as_flow_matching": SHEET, "video": SHEET,
-         "verify_lora": DRIFT, "resume": ""}
+         "verify_lora": DRIFT, "resume": "", "automatic_masks": SHEET, "body_part_masks": PAGE, "masks_from_words": PAGE}
 PLOT = {"filename": "plot.png", "subfolder": "masked_lora/resume_logs", "type": "output"}
 FIRST_CARDS = (1708, 1446)  # of a sheet, pixels: two cards wide, two high
 LARGE_CARDS = (1708, 1346)  # the same where no mask is doubtful
 LAST_CLIP = 645  # height of its card in pixels, at the end of a sheet
+FRAME, TITLE = 250, 30  # pixels: what the page lays over its edges, and a node's title above it
 WIDTH = 760  # pixels
 MOST_BYTES = 80_000
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # the server is near: no proxy gets between
@@ -53,6 +57,8 @@ def run(server: str, prompt: dict[str, Any], *targets: str) -> dict[str, Any]:
 
 
 def picture(server: str, name: str) -> Image.Image:
+    if SHOWN[name] == PAGE:
+        return page(server, name)
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     prompt = convert_ui_to_api(workflow, json.loads(get(f"{server}/object_info")))
     if name == "warm_start":
@@ -67,6 +73,35 @@ def picture(server: str, name: str) -> Image.Image:
     if name == "video":  # cards of clips lie one under the other
         return found.crop((0, found.height - LAST_CLIP, *found.size))
     return found.crop((0, 0, *(LARGE_CARDS if name == "sdxl_as_flow_matching" else FIRST_CARDS)))
+
+
+def page(server: str, name: str) -> Image.Image:
+    """The graph as ComfyUI's page draws it."""
+    from playwright.sync_api import sync_playwright
+
+    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    left, top, right, bottom = outline([group["bounding"] for group in workflow["groups"]] +
+                                       [[*node["pos"], *node["size"]] for node in workflow["nodes"]])
+    size = {"width": right - left, "height": bottom - top}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=os.environ.get("MASKED_LORA_BROWSER"), args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": size["width"] + 2 * FRAME, "height": size["height"] + 2 * FRAME})
+        shown.goto(server)
+        shown.wait_for_function("window.app && window.app.graph")
+        shown.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
+        shown.evaluate("([x, y]) => { const view = window.app.canvas.ds; view.scale = 1; view.offset = [x, y]; "
+                       "window.app.canvas.setDirty(true, true); }", [FRAME - left, FRAME - top])
+        shown.wait_for_timeout(3000)
+        content = shown.screenshot(clip={"x": FRAME, "y": FRAME, **size})
+        browser.close()
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def outline(boxes: list[list[float]]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of all boxes, with the titles of nodes and a margin."""
+    edges = [(x, y - TITLE, x + width, y + height) for x, y, width, height in boxes]
+    lefts, tops, rights, bottoms = zip(*edges, strict=True)
+    return round(min(lefts)) - 20, round(min(tops)) - 20, round(max(rights)) + 20, round(max(bottoms)) + 20
 
 
 def start_from_first(server: str, prompt: dict[str, Any]) -> None:
