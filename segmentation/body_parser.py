@@ -32,7 +32,7 @@ class BodyParser:
     prepare: Callable[[Tensor], Tensor]
     predict: Callable[[Tensor], Tensor]
     aspect: float
-    at_once: int = 4
+    at_once: int = 2
 
     def group_shares(self, pictures: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """For each picture (H, W, C) uint8 RGB its groups' shares, (H, W) float32 0..1 on the CPU; what is missing to 1 is background.

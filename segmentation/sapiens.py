@@ -86,7 +86,7 @@ def _parser(name: str, model: Any, processor: Any) -> BodyParser:
 
 def prepare(processor: Any, picture_HWC: Tensor) -> Tensor:
     """What the processor makes of a picture, (C, rows, columns) float32."""
-    # Told where the colours are: it would take a picture that is 3 pixels wide for one with colours last.
+    # Told where the colours are: it would have to guess for a picture that is 3 pixels wide.
     pixels: Tensor = processor(
         images=picture_HWC.permute(2, 0, 1), return_tensors="pt", input_data_format="channels_first")["pixel_values"][0]
     return pixels

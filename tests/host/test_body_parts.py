@@ -135,8 +135,10 @@ def test_plans_tell_the_person_and_the_face(load: Any) -> None:
     assert made.weight_HW is not None
     assert levels(made.weight_HW, 70) == [80, 0, 0, 0, 0]
     assert levels(made.weight_HW, 230) == [0] * 5
-    texts = {planned(parser=parser, **inputs).to_json() for inputs in ({}, {"person": only_hair}, {"face_oval": only_hair})}
-    assert len(texts) == 3
+    other = planned(parser=parser, hair=0.0)
+    texts = {planned(parser=parser, **inputs).to_json() for inputs in
+             ({}, {"person": only_hair}, {"person": other}, {"face_oval": only_hair}, {"face_oval": other})}
+    assert len(texts) == 5
 
 
 class Detector:

@@ -33,7 +33,7 @@ from pack.tests.segmentation.tiny_body import (
     save_sapiens2_file,
 )
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -132,6 +132,18 @@ def test_sapiens2_single_file_needs_no_config(models: Path) -> None:
     assert torch.equal(parser.prepare(picture_HWC), pixels[0])
     [shares] = parser.group_shares([picture_HWC])
     torch.testing.assert_close(shares["face"], logits_KHW.softmax(0)[[2, 3, 24, 25, 26, 27, 28]].sum(0), atol=2e-5, rtol=0)
+
+
+def test_weights_take_the_precision_that_is_asked_for(models: Path, tmp_path: Path) -> None:
+    weights = load_file(models / "sapiens2_tiny_seg.safetensors")
+    save_file({name: weight.to(torch.bfloat16) for name, weight in weights.items()}, tmp_path / "half.safetensors")
+    for path in (tmp_path / "half.safetensors", models / "sapiens2-tiny", models / "face-parsing"):
+        for dtype in (torch.float32, torch.bfloat16):
+            parser = load_body_parser(path, dtype)
+            assert {weight.dtype for weight in parser.module.parameters()} == {dtype}
+            assert not parser.module.training
+            [shares] = parser.group_shares([noise(20, 30)])
+            assert {share.dtype for share in shares.values()} == {torch.float32}
 
 
 def test_a_folder_with_only_metas_file(models: Path, tmp_path: Path) -> None:
@@ -347,8 +359,6 @@ def test_a_sapiens2_of_other_classes_is_refused(tmp_path: Path, classes: int) ->
 
 @pytest.mark.parametrize("name", ["sapiens2-tiny", "face-parsing"])
 def test_missing_and_damaged_weights_are_no_random_ones(models: Path, tmp_path: Path, name: str) -> None:
-    from safetensors.torch import load_file
-
     shutil.copytree(models / name, tmp_path / name)
     file = tmp_path / name / "model.safetensors"
     weights = load_file(file)

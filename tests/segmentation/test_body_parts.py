@@ -41,13 +41,14 @@ class Ready:
 
 @dataclass(frozen=True)
 class Fixed:
-    """A parser that gives chosen shares."""
+    """A parser that gives chosen shares for each picture."""
 
-    shares: dict[str, Tensor]
+    shares: list[dict[str, Tensor]]
     aspect: float = 0.75
 
     def group_shares(self, pictures: list[Tensor]) -> list[dict[str, Tensor]]:
-        return [self.shares for _ in pictures]
+        assert [set(share.shape for share in one.values()) for one in self.shares] == [{picture.shape[:2]} for picture in pictures]
+        return self.shares
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def test_a_speck_does_not_count_as_found() -> None:
     for pixels, found in ((49, []), (50, ["face"])):
         speck_HW.view(-1)[:pixels] = 0.5
         shares = {"face": speck_HW, "hair": torch.full((1000, 1000), 0.49)}
-        assert list(BodyParts(lambda shares=shares: Fixed(shares), "fixed").segment(noise(1000, 1000))) == found
+        assert list(BodyParts(lambda shares=shares: Fixed([shares]), "fixed").segment(noise(1000, 1000))) == found
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (3, 3), (2, 50)])
@@ -142,11 +143,19 @@ def test_small_people_need_boxes() -> None:
 
 
 def test_overlapping_crops_merge_by_the_greatest_and_share_each_pixel() -> None:
-    picture_HWC = paint(200, 200, *person(40, 40, 30), *person(110, 40, 30))
-    regions = parts(boxes=FixedBoxes((Box(40, 40, 60, 120), Box(110, 40, 60, 120)))).segment(picture_HWC)
-    both_HW = torch.maximum(rectangle(200, 200, 40, 70, 100, 100), rectangle(200, 200, 110, 70, 170, 100))
-    assert iou(regions["face"], both_HW) > 0.85
-    assert torch.stack(list(regions.values())).sum(0).max() <= 1 + 1e-5
+    """Crops of (0, 0) to (15, 20) and (5, 0) to (20, 20); columns 5 to 14 lie in both."""
+    boxes = FixedBoxes((Box(1.5, 2, 12, 16), Box(6.5, 2, 12, 16)))
+    left = {"face": torch.full((20, 15), 0.9), "hair": torch.full((20, 15), 0.05), "clothing": torch.full((20, 15), 0.05)}
+    right = {"face": torch.full((20, 15), 0.2), "body": torch.full((20, 15), 0.6), "clothing": torch.full((20, 15), 0.2)}
+    found = BodyParts(lambda: Fixed([left, right]), "fixed", boxes).segment(noise(20, 20))
+    assert list(found) == ["face", "body"]  # hair and clothing are nowhere half sure
+    for column, face, body in ((2, 0.9, 0.0), (10, 0.9 / 1.5, 0.6 / 1.5), (17, 0.0, 0.6)):
+        torch.testing.assert_close(found["face"][:, column], torch.full((20,), face))
+        torch.testing.assert_close(found["body"][:, column], torch.full((20,), body))
+    surer = {"face": torch.full((20, 15), 0.95), "hair": torch.full((20, 15), 0.02)}
+    for shares in ([left, surer], [surer, left]):
+        found = BodyParts(lambda shares=shares: Fixed(shares), "fixed", boxes).segment(noise(20, 20))
+        torch.testing.assert_close(found["face"][:, 10], torch.full((20,), 0.95))
 
 
 def test_one_person_of_two() -> None:
