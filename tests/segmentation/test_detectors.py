@@ -218,7 +218,7 @@ def test_answers_become_boxes(models: Path, layout: str) -> None:
     """Bins are a thousandth of the width and the height, and mean their middle: (250 + 0.5) / 1000 x 200 = 50."""
     florence = load(models / layout)
     says = Says(florence, "</s><s>red hair<loc_250><loc_100><loc_500><loc_300>red hair<loc_0><loc_0><loc_999><loc_999>"
-                "loc_9><loc_1><loc_1><loc_5><loc_5></s>", "</s><s></s>",
+                "loc_9><loc_100><loc_100><loc_500><loc_500></s>", "</s><s></s>",
                 "</s><s>cat<poly><loc_100><loc_100><loc_300><loc_100><loc_200><loc_500></poly></s>")
     found = Florence(says, florence.processor, "says").find(torch.zeros(100, 200, 3, dtype=torch.uint8), ["red hair", "Cat", "cat", ""])
     assert found == [Box(50, 10, 50, 20, "red hair"), Box(0, 0, 199, 99, "red hair"), Box(20, 10, 40, 40, "cat")]
