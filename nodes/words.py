@@ -65,8 +65,8 @@ class LoadDetector(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model", options=choices("detector"),
-                    tooltip="A folder in models/grounding-dino or models/LLM, or a model to download. Other packs' Florence-2 folders load "
-                    "as they are."),
+                    tooltip="A folder or file in models/grounding-dino, a folder in models/LLM, or a model to download. Other packs' "
+                    "Florence-2 folders and GroundingDINO files load as they are."),
                 _accept_licence(),
             ],
             outputs=[types.Detector.Output(display_name="detector", tooltip="For Masks from Words and Find Boxes. White = learn.")],

@@ -47,13 +47,15 @@ class CaptionReader(Protocol):
 
 
 def load_detector(path: Path, dtype: torch.dtype, read_file: ReadFile) -> Detector:
-    """The detector of a model folder, on the CPU. read_file: for the files that are no safetensors.
+    """The detector of a model folder or of a GroundingDINO's original file, on the CPU. read_file: for what is no folder of safetensors.
 
     Raises ValueError that says what is there instead and what to take.
     """
     from .florence import FLORENCE, load_florence
-    from .grounding import MODELS, load_grounding
+    from .grounding import MODELS, load_grounding, load_grounding_file
 
+    if path.is_file():
+        return load_grounding_file(path, read_file)
     kind = model_type(path, ADVICE)
     if kind in MODELS:
         return load_grounding(path, kind)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .boxes import Box
-from .detector import inside
+from .detector import ReadFile, inside
 from .folder import load_processor
 from .pretrained import all_loaded, transformers_class
 
@@ -77,6 +77,12 @@ def load_grounding(path: Path, kind: str) -> GroundingDino:
     model = all_loaded(transformers_class(*MODELS[kind]), path, dtype=torch.float32)
     processor = load_processor(transformers_class("GroundingDinoProcessor", "4.40"), path)
     return GroundingDino(model, processor, f"{kind} {path.name}")
+
+
+def load_grounding_file(file: Path, read_file: ReadFile) -> GroundingDino:
+    from .grounding_file import load_file
+
+    return GroundingDino(*load_file(file, read_file), f"grounding-dino {file.stem}")
 
 
 def at_least_a_strip(picture_HWC: Tensor) -> Tensor:

@@ -108,6 +108,9 @@ def test_plans_are_joined_and_told_apart() -> None:
     both = plan_of(detector, plan=first, how="multiply", recipe=MaskRecipe((Invert(),)), threshold=0.5)
     assert both.parts[0] is first.parts[0]
     assert (both.parts[1].how, both.parts[1].recipe.steps) == ("multiply", (Invert(),))
+    assert first.parts[0].segmenter.describe() == {
+        "kind": "words", "models": ["grounding-dino grounding-dino"], "words": ["person", "face"], "source": "the words", "threshold": 0.0,
+        "text_threshold": 0.0, "most": 3}
     texts = {plan.to_json() for plan in (first, both, plan_of(detector, threshold=0.5), plan_of(detector, weights="face 1.0"))}
     assert len(texts) == 4
 

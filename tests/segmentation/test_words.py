@@ -92,6 +92,12 @@ def test_all_that_the_caption_names() -> None:
     assert detector.asked == [["young face", "red hairs", "castle"]]
 
 
+def test_a_phrase_that_holds_several_words_belongs_to_the_longest() -> None:
+    detector = Told([Box(2, 1, 4, 3, "face tattoo", 0.9)])
+    found = grounded(detector, words=("face", "tattoo", "other"), source="all that the caption names").segment(PICTURE_HWC, "face tattoo")
+    same(found, {"tattoo": boxed(FIRST_FACE)})
+
+
 def test_a_detector_that_reads_captions_reads_the_whole() -> None:
     reader = Reader([Box(2, 1, 4, 3, "A young face"), Box(10, 4, 4, 3, "castle")])
     found = grounded(reader, words=("face", "other"), source="all that the caption names").segment(PICTURE_HWC, "A young face at a castle")

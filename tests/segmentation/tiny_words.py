@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pack.segmentation.boxes import Box
 from pack.segmentation.sam_prompt import Prompt
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 SIZE = 64
@@ -60,6 +60,94 @@ def save_grounding(folder: Path, *, mm: bool = False) -> None:
     model.save_pretrained(folder)
     pictures = t.GroundingDinoImageProcessor(size={"shortest_edge": SIZE, "longest_edge": 2 * SIZE})
     t.GroundingDinoProcessor(pictures, tokenizer).save_pretrained(folder)
+
+
+def save_grounding_file(folder: Path, file: Path) -> None:
+    """One network twice: as transformers saves it, and under the original names, as convert_grounding_dino_to_hf.py lists them."""
+    import transformers as t
+
+    save_grounding(folder)
+    config: Any = t.GroundingDinoConfig(
+        backbone_config=t.SwinConfig(image_size=SIZE, patch_size=4, embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2],
+                                     window_size=2, out_indices=[2, 3, 4]),
+        text_config=t.BertConfig(vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=1, intermediate_size=16,
+                                 max_position_embeddings=64),
+        num_queries=20, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=24, d_model=64)
+    model: Any = t.GroundingDinoForObjectDetection(config)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.normal_(std=0.1)
+    model.save_pretrained(folder)
+    left = {name: value for name, value in load_file(folder / "model.safetensors").items() if ".swin.layernorm." not in name}  # unused
+    weights: dict[str, Tensor] = {"label_enc.weight": torch.zeros(1), "bert.embeddings.position_ids": torch.zeros(1)}
+
+    def take(old: str, new: str, kinds: Sequence[str] = (".weight", ".bias")) -> None:
+        for kind in kinds:
+            weights[old + kind] = left.pop(new + kind)
+
+    def join(old: str, new: str) -> None:
+        for kind in ("weight", "bias"):
+            weights[old + kind] = torch.cat([left.pop(f"{new}.{part}.{kind}") for part in ("query", "key", "value")])
+
+    swin = "model.backbone.conv_encoder.model."
+    take("backbone.0.patch_embed.proj", swin + "embeddings.patch_embeddings.projection")
+    take("backbone.0.patch_embed.norm", swin + "embeddings.norm")
+    for layer, depth in enumerate((1, 1, 2, 1)):
+        for block in range(depth):
+            old, new = f"backbone.0.layers.{layer}.blocks.{block}.", f"{swin}encoder.layers.{layer}.blocks.{block}."
+            for one, other in (("norm1", "layernorm_before"), ("norm2", "layernorm_after"), ("attn.proj", "attention.output.dense"),
+                               ("mlp.fc1", "intermediate.dense"), ("mlp.fc2", "output.dense")):
+                take(old + one, new + other)
+            take(old + "attn", new + "attention.self", [".relative_position_bias_table"])
+            join(old + "attn.qkv.", new + "attention.self")
+            weights[old + "attn.relative_position_index"] = torch.zeros(4, 4)
+        if layer < 3:
+            take(f"backbone.0.layers.{layer}.downsample.reduction", f"{swin}encoder.layers.{layer}.downsample.reduction", [".weight"])
+            take(f"backbone.0.layers.{layer}.downsample.norm", f"{swin}encoder.layers.{layer}.downsample.norm")
+    for stage in (2, 3, 4):
+        take(f"backbone.0.norm{stage - 1}", f"{swin}hidden_states_norms.stage{stage}")
+    for layer in range(2):
+        new = f"model.encoder.layers.{layer}."
+        sampled = [(f"self_attn.{name}",) * 2 for name in ("sampling_offsets", "attention_weights", "value_proj", "output_proj")]
+        for one, other in (*sampled, ("norm1", "self_attn_layer_norm"), ("linear1", "fc1"), ("linear2", "fc2"),
+                           ("norm2", "final_layer_norm")):
+            take(f"transformer.encoder.layers.{layer}.{one}", f"{new}deformable_layer.{other}")
+        old = f"transformer.encoder.text_layers.{layer}."
+        for one, other in (("self_attn.out_proj", "self_attn.out_proj"), ("linear1", "fc1"), ("linear2", "fc2"),
+                           ("norm1", "layer_norm_before"), ("norm2", "layer_norm_after")):
+            take(old + one, f"{new}text_enhancer_layer.{other}")
+        join(old + "self_attn.in_proj_", f"{new}text_enhancer_layer.self_attn")
+        old = f"transformer.encoder.fusion_layers.{layer}."
+        for sign, name in (("v", "vision"), ("l", "text")):
+            take(old + f"gamma_{sign}", f"{new}fusion_layer.{name}_param", [""])
+            take(old + f"layer_norm_{sign}", f"{new}fusion_layer.layer_norm_{name}")
+            for one, other in ((f"{sign}_proj", f"{name}_proj"), (f"values_{sign}_proj", f"values_{name}_proj"),
+                               (f"out_{sign}_proj", f"out_{name}_proj")):
+                take(f"{old}attn.{one}", f"{new}fusion_layer.attn.{other}")
+        old, new = f"transformer.decoder.layers.{layer}.", f"model.decoder.layers.{layer}."
+        sampled = [(f"cross_attn.{name}", f"encoder_attn.{name}")
+                   for name in ("sampling_offsets", "attention_weights", "value_proj", "output_proj")]
+        for one, other in (*sampled, ("norm1", "encoder_attn_layer_norm"), ("ca_text.out_proj", "encoder_attn_text.out_proj"),
+                           ("catext_norm", "encoder_attn_text_layer_norm"), ("self_attn.out_proj", "self_attn.out_proj"),
+                           ("norm2", "self_attn_layer_norm"), ("linear1", "fc1"), ("linear2", "fc2"), ("norm3", "final_layer_norm")):
+            take(old + one, new + other)
+        join(old + "ca_text.in_proj_", new + "encoder_attn_text")
+        join(old + "self_attn.in_proj_", new + "self_attn")
+    take("transformer.level_embed", "model.level_embed", [""])
+    take("transformer.decoder.norm", "model.decoder.layer_norm")
+    take("transformer.tgt_embed", "model.query_position_embeddings", [".weight"])
+    starts = {"model.text_backbone": "bert", "model.input_proj_vision": "input_proj", "model.text_projection": "feat_map",
+              "model.decoder.reference_points_head": "transformer.decoder.ref_point_head", "bbox_embed": "bbox_embed",
+              "model.decoder.bbox_embed": "transformer.decoder.bbox_embed", "model.enc_output": "transformer.enc_output",
+              "model.encoder_output_bbox_embed": "transformer.enc_out_bbox_embed"}
+    for name, value in left.items():
+        [start] = [start for start in starts if name.startswith((start + ".", start + "_"))]
+        weights[starts[start] + name.removeprefix(start)] = value
+    for number in range(2):  # the original file has the shared heads everywhere
+        weights |= {name.replace("bbox_embed.0.", f"bbox_embed.{number}."): value for name, value in list(weights.items())
+                    if "bbox_embed.0." in name}
+        weights |= {f"transformer.decoder.{name}": value for name, value in list(weights.items()) if name.startswith("bbox_embed.")}
+    torch.save({"model": {f"module.{name}": value for name, value in weights.items()}}, file)
 
 
 def _bart(**more: Any) -> Any:
