@@ -21,7 +21,7 @@ from pack.host import mask_journal, mask_writer
 from pack.host.mask_journal import JOURNAL
 from pack.host.mask_places import LAYOUTS, mask_places, set_folders
 from pack.host.mask_plan import MaskPlan, Part
-from pack.host.mask_report import masked_set, report_json, report_text
+from pack.host.mask_report import doubt, masked_set, report_json, report_text
 from pack.host.mask_sheet import doubtful_sheet
 from pack.host.mask_writer import Result, write_masks
 from PIL import Image
@@ -166,8 +166,9 @@ def test_a_mask_that_is_gone_is_made_again(folder: Path) -> None:
 def test_what_a_person_made_or_changed_stays(folder: Path) -> None:
     (folder / "masks").mkdir()
     Image.new("L", (90, 60), 128).save(folder / "masks" / "cat.png")
-    Image.new("L", (48, 48), 255).save(folder / "masks" / "camera.BMP")
+    Image.new("L", (24, 48), 255).save(folder / "masks" / "camera.BMP")
     first = run(folder)
+    assert first["camera"].entry.error == doubt(first["camera"].entry) == "it is 24x48, its picture 48x48"
     assert statuses(first) == MADE | {"cat": "kept", "camera": "kept"}
     assert first["cat"].entry.coverage == pytest.approx(128 / 255, abs=1e-5)
     assert not (folder / "masks" / "camera.png").exists()
