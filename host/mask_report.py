@@ -22,6 +22,8 @@ def doubt(entry: Entry) -> str:
         return "needs a person"
     if entry.review == "accepted":
         return ""
+    if entry.error:
+        return entry.error
     if entry.missing:
         return f"no {', '.join(entry.missing)}"
     if entry.coverage < LITTLE:
@@ -30,8 +32,8 @@ def doubt(entry: Entry) -> str:
 
 
 def doubtful_first(results: Sequence[Result]) -> list[Result]:
-    """Failed ones, those where nothing was found, those that miss regions (most first), those with very little or much white, then
-    the rest as they came."""
+    """Failed ones, those where nothing was found, those that miss regions (most first), those with very little or much white or
+    another size, then the rest as they came."""
     ranks = {"failed": 0, "nothing found": 1}
 
     def rank(result: Result) -> tuple[int, int]:
@@ -51,8 +53,9 @@ def report_text(results: Sequence[Result], plan: MaskPlan, seconds: float) -> st
     entries = [result.entry for result in results]
     made = [result.entry for result in results if result.fresh and result.entry.status == "made"]
     counts = Counter(entry.status for entry in entries)
-    lines = [f"{counted(len(entries), 'picture')}: {len(made)} masks made, {counts['made'] - len(made)} made before and still right, "
-             f"{counts['kept']} kept, {counts['nothing found']} with nothing found, {counts['failed']} failed; white = learn",
+    before = counts["made"] - len(made)
+    lines = [f"{counted(len(entries), 'picture')}: masks made for {len(made)}, made before and still right for {before}, kept for "
+             f"{counts['kept']}; nothing found in {counts['nothing found']}, failed {counts['failed']}; white = learn",
              f"plan: {' + '.join(part.segmenter.name for part in plan.parts)}; masks in "
              + ", ".join(dict.fromkeys(str(result.place.home) for result in results))]
     masked = [entry for entry in entries if entry.mask]

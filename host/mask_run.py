@@ -1,6 +1,7 @@
 """Masks for a whole data set, from the plan to what is told of it. White = learn."""
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from .mask_plan import MaskPlan
 from .mask_report import masked_set, report_json, report_text
 from .mask_sheet import doubtful_sheet
 from .mask_writer import Existing, Result, write_masks
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +33,9 @@ def run_masks(places: Sequence[Place], plan: MaskPlan, existing: Existing, watch
     start = time.perf_counter()
     results = write_masks(places, plan, existing, watch)
     seconds = time.perf_counter() - start
-    return Run(results, report_text(results, plan, seconds), report_json(results, plan, seconds), doubtful_sheet(results))
+    report = report_text(results, plan, seconds)
+    logger.info("Masked LoRA: %s", report)
+    return Run(results, report, report_json(results, plan, seconds), doubtful_sheet(results))
 
 
 def require_own_places(places: Sequence[Place]) -> None:

@@ -6,6 +6,7 @@ the next one goes on behind the last picture. Shapes: H height, W width, C = 3 c
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,8 @@ from .mask_journal import Entry
 from .mask_making import Watch, coverage_of, make_mask
 from .mask_places import Place
 from .mask_plan import MaskPlan
+
+logger = logging.getLogger(__name__)
 
 Existing = Literal["keep", "redo ours if changed", "redo all"]
 EXISTING: tuple[Existing, ...] = ("keep", "redo ours if changed", "redo all")
@@ -69,6 +72,8 @@ def write_masks(places: Sequence[Place], plan: MaskPlan, existing: Existing, wat
     with ReadAhead(run.prepare, places, threads=2, depth=3) as ahead, WriteBehind(2) as behind:
         for index, prepared in enumerate(ahead.results(lambda: watch(len(results), len(places), ""))):
             entry, weight_HW = (prepared.entry, None) if prepared.result else _segmented(prepared, plan)
+            if entry.status == "failed":
+                logger.warning("Masked LoRA cannot make a mask for %s: %s", prepared.place.picture, entry.error)
             results[index] = prepared.result or Result(prepared.place, entry, fresh=True)
             if results[index].fresh:
                 behind(_writing(run, results, index, weight_HW))
@@ -203,9 +208,12 @@ def _keep(place: Place, new: Entry, mask: Path, last: Entry | None) -> Result:
     named, digest = relative_to(mask, place.home), _digest(mask)
     if last is not None and (last.status, last.mask, last.mask_sha256, last.picture_id) == ("kept", named, digest, new.picture_id):
         return Result(place, last)
-    coverage = float(read_mask(mask).mean(dtype=np.float64))
+    mask_HW = read_mask(mask)
+    size = mask_HW.shape[::-1]
+    wrong = f"it is {size[0]}x{size[1]}, its picture {place.item.size[0]}x{place.item.size[1]}" if size != place.item.size else ""
     review = last.review if last is not None and last.review != "redo" else ""
-    entry = replace(new, mask=named, status="kept", mask_sha256=digest, coverage=round(coverage, 6), review=review)
+    entry = replace(new, mask=named, status="kept", mask_sha256=digest, coverage=round(float(mask_HW.mean(dtype=np.float64)), 6),
+                    error=wrong, review=review)
     return Result(place, entry, fresh=True)
 
 

@@ -21,7 +21,7 @@ from pack.host import mask_journal, mask_writer
 from pack.host.mask_journal import JOURNAL
 from pack.host.mask_places import LAYOUTS, mask_places, set_folders
 from pack.host.mask_plan import MaskPlan, Part
-from pack.host.mask_report import masked_set, report_json, report_text
+from pack.host.mask_report import doubt, masked_set, report_json, report_text
 from pack.host.mask_sheet import doubtful_sheet
 from pack.host.mask_writer import Result, write_masks
 from PIL import Image
@@ -166,8 +166,9 @@ def test_a_mask_that_is_gone_is_made_again(folder: Path) -> None:
 def test_what_a_person_made_or_changed_stays(folder: Path) -> None:
     (folder / "masks").mkdir()
     Image.new("L", (90, 60), 128).save(folder / "masks" / "cat.png")
-    Image.new("L", (48, 48), 255).save(folder / "masks" / "camera.BMP")
+    Image.new("L", (24, 48), 255).save(folder / "masks" / "camera.BMP")
     first = run(folder)
+    assert first["camera"].entry.error == doubt(first["camera"].entry) == "it is 24x48, its picture 48x48"
     assert statuses(first) == MADE | {"cat": "kept", "camera": "kept"}
     assert first["cat"].entry.coverage == pytest.approx(128 / 255, abs=1e-5)
     assert not (folder / "masks" / "camera.png").exists()
@@ -192,6 +193,9 @@ def test_a_persons_word_counts(folder: Path) -> None:
     other = MaskPlan((Part(Bright("other"), {"bright": 1}),))
     assert run(folder, other)["cat"].entry == replace(cat, review="accepted", status="kept")
     assert run(folder, other, "redo all")["cat"].entry.review == ""
+    mask_journal.append(home, replace(mask_journal.read(home)["../cat.png"], review="accepted"))
+    os.utime(folder / "cat.png", ns=(1, 1))  # another picture may lie there now
+    assert statuses(run(folder, other))["cat"] == "made"
 
     mask_journal.append(home, replace(mask_journal.read(home)["../cat.png"], review="redo"))
     again = run(folder, other, "keep")
@@ -224,13 +228,15 @@ def test_captions_count_where_they_are_read(folder: Path) -> None:
     assert statuses(run(folder)) == BEFORE
 
 
-def test_one_bad_picture_does_not_end_the_run(folder: Path) -> None:
+def test_one_bad_picture_does_not_end_the_run(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = (folder / "cat.png").read_bytes()
     scanned = scan(folder)
     (folder / "cat.png").write_bytes(whole[: len(whole) // 2])
     plan = MaskPlan((Part(Broken(height=48), {"bright": 1}),))
     told: list[tuple[int, int, str]] = []
     results = write_masks(mask_places(scanned, "masks folder"), plan, CHANGED, lambda done, total, text: told.append((done, total, text)))
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        f"Masked LoRA cannot make a mask for {folder / name}" for name in ("camera.png", "cat.png")]
     by_name = {result.place.name: result for result in results}
     assert statuses(by_name) == MADE | {"cat": "failed", "camera": "failed"}
     assert "cat.png cannot be read as a picture" in by_name["cat"].entry.error
@@ -334,6 +340,7 @@ def test_sixteen_bits_transparency_and_sizes(tmp_path: Path) -> None:
     assert np.abs(np.asarray(Image.open(folder / "masks" / "grey16.png")) - ramp / 257).max() <= 1
     assert np.unique(np.asarray(Image.open(folder / "masks" / "cutout.png"))).tolist() == [200, 250]
     assert Image.open(folder / "masks" / "dot.png").size == (1, 1)
+    assert doubtful_sheet(list(run(folder, plan).values())).ndim == 3  # though the dot is smaller than a latent cell
 
 
 def test_hidden_colours_are_seen_as_they_are_trained(tmp_path: Path) -> None:
@@ -397,7 +404,8 @@ def test_the_report_names_who_needs_a_person(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
     results = write_masks(mask_places(scanned, "masks folder"), PLAN, CHANGED)
     lines = report_text(results, PLAN, 3.0).splitlines()
-    assert lines[0] == ("5 pictures: 3 masks made, 0 made before and still right, 0 kept, 1 with nothing found, 1 failed; white = learn")
+    assert lines[0] == ("5 pictures: masks made for 3, made before and still right for 0, kept for 0; nothing found in 1, failed 1; "
+                        "white = learn")
     start = lines.index("needs a person (no mask was written): 2")
     assert lines[start + 1].startswith("  broken: failed: ")
     assert lines[start + 2] == "  night: nothing found; no bright, red"
