@@ -183,14 +183,14 @@ def test_attention_is_that_of_the_host_at_the_places_of_words_and_picture(case: 
 
     # Where the words are: the keys of the first such attention that change with one embedding.
     starts = set()
-    for word in (0, 4, case.words - 1):
+    for word in (0, case.words - 1):
         other = {**cond, "cross_attn": cond["cross_attn"].clone()}
         other["cross_attn"][:, word] *= -1.5
         starts.add(most_changed(asked[0].k, calls_of(patcher, other, latent, 0.6, 5)[first].k) - word)
     word_start, = starts
     # Where the picture is: the queries that change with one part of it. A U-Net's convolutions mix its parts before.
     starts = {0} if case.name in ("sdxl", "sd15") else set()
-    for row, column in ((0, 0), (2, 1), (1, wide - 2)) if not starts else ():
+    for row, column in ((0, 0), (2, wide - 2)) if not starts else ():
         changed = latent.clone()
         changed[..., row * patch:(row + 1) * patch, column * patch:(column + 1) * patch] *= -2
         starts.add(most_changed(asked[0].q, calls_of(patcher, cond, changed, 0.6, 5)[first].q) - row * wide - column)
@@ -215,6 +215,19 @@ def test_chunks_change_nothing_and_blocks_can_be_chosen(monkeypatch: pytest.Monk
     torch.testing.assert_close(one, calls[-1].weights().T.reshape(one.shape), rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match=rf"has {len(calls)} attentions between picture and words, 0 to {len(calls) - 1}, and no \[99\]"):
         attention_to_words(patcher, cond, [latent], Looks(draws=1, blocks=(0, 99)), Progress(None))
+
+
+@pytest.mark.parametrize("mask", [None, (6, 9), (1, 6, 9), (1, 1, 9), (1, 4, 6, 9), (1, 1, 1, 9)], ids=str)
+@pytest.mark.parametrize("kind", [torch.float32, torch.bool])
+def test_weights_are_those_of_pytorch_for_grouped_heads_and_every_shape_of_mask(mask: tuple[int, ...] | None, kind: torch.dtype) -> None:
+    draws = torch.Generator().manual_seed(0)
+    q, k = torch.randn(4, 6, 8, generator=draws), torch.randn(2, 9, 8, generator=draws)
+    numbers = None if mask is None else torch.randn(mask, generator=draws)
+    given = numbers if numbers is None or kind == torch.float32 else numbers > -1
+    shaped = given if given is None or given.ndim != 3 else given[:, None]  # the host adds the heads
+    whole = scaled_dot_product_attention(q[None], k[None], torch.eye(9).expand(1, 2, 9, 9), shaped, scale=0.3, enable_gqa=True)[0].mean(0)
+    found = attention_watch.word_weights(q, k, given, slice(1, 5), slice(2, 7), 0.3)
+    torch.testing.assert_close(found, whole[1:5, 2:7])
 
 
 def test_draws_are_averaged_and_pictures_are_looked_at_by_themselves() -> None:
@@ -340,7 +353,6 @@ def test_what_cannot_be_looked_into_is_said(models: Models) -> None:
 
 def test_every_proven_model_can_be_looked_into() -> None:
     assert FAMILIES.keys() == PROVEN
-    assert {type(tiny_patcher(name)[0].model).__name__ for name in ARCHITECTURES} == PROVEN
 
 
 def test_attention_that_another_node_took_over_is_said() -> None:
