@@ -78,6 +78,39 @@ def resolve_reference_folders(folder: Path, lines: str) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def resolve_new_folder(folder: str) -> Path:
+    """A folder inside ComfyUI's input directory, or its output directory: "name [output]". It need not be there yet.
+
+    Raises ValueError for any other place, and for the directories themselves.
+    """
+    name, root = folder_paths.annotated_filepath(folder.strip())
+    top = Path(root or folder_paths.get_input_directory()).resolve()
+    remedy = f"give the name of a folder inside {top}, such as my_masks, or 'my_masks [output]' for one in ComfyUI's output directory"
+    try:
+        resolved = (top / name.strip()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a null byte, a loop of links
+        raise ValueError(f"{folder!r} is not a folder name ({error}); {remedy}") from error
+    if resolved == top or not resolved.is_relative_to(top):
+        raise ValueError(f"{folder!r} names no folder for masks; {remedy}")
+    if resolved.exists() and not resolved.is_dir():
+        raise ValueError(f"{folder!r} is a file; {remedy}")
+    return resolved
+
+
+def require_writable(folder: Path) -> None:
+    """Raises ValueError for a folder outside ComfyUI's input and output directories, links followed."""
+    tops = [Path(top).resolve() for top in (folder_paths.get_input_directory(), folder_paths.get_output_directory())]
+    if not any(folder.resolve().is_relative_to(top) for top in tops):
+        raise ValueError(f"masks cannot be written to {folder}, outside ComfyUI's input and output directories (the bundled pictures are "
+                         "such a place); set the layout to another folder")
+
+
+def input_relative(folder: Path) -> str:
+    """As Load Training Folder wants it: the path below ComfyUI's input directory; a folder elsewhere stays as it is."""
+    top = Path(folder_paths.get_input_directory()).resolve()
+    return folder.resolve().relative_to(top).as_posix() if folder.resolve().is_relative_to(top) else str(folder)
+
+
 def _existing(path: Path, message: str) -> Path:
     if not path.is_dir():
         raise ValueError(message)

@@ -103,13 +103,32 @@ def review(sources: Sequence[Source], recipe: MaskRecipe, grid: Grid, shown: int
     places = worst_first(found) if order == "worst first" else list(range(len(sources)))
     cards = []
     for place in places[:shown]:
-        cards.append(_card(sources[place], recipe, grid, found[place]))
+        cards.append(draw_card(sources[place], recipe, grid, found[place]))
         if update:
             update(len(sources) + len(cards), total)
     part = "" if len(cards) == len(sources) else f", {len(cards)} of {len(sources)} shown"
     titles = [f"White = learn{part}. Recipe: {recipe.describe()}", *([WORST_FIRST] if order == "worst first" and len(cards) > 1 else [])]
     lines = [_line(sources[place].name, found[place]) for place in places]
     return contact_sheet(cards, titles), "\n".join([*summary(found, recipe.describe()), *lines])
+
+
+def draw_card(source: Source, recipe: MaskRecipe, grid: Grid, numbers: MaskStatistics | None = None) -> Pixels:
+    """The card of one source. numbers: if its mask was looked at before. Raises ValueError for a mask that does not fit its picture."""
+    picture_THWC = source.picture()
+    _require_a_cell(source.name, picture_THWC[..., 0], grid)
+    weights = _weights(source, recipe, grid)
+    if numbers is None:
+        numbers = statistics(weights.pixels_THW, weights.cells_Thw) if weights else NO_MASK
+    rows, columns = whole_cells(picture_THWC.shape[1], picture_THWC.shape[2], grid.cell)
+    count, latent_frames = grid.clip(len(picture_THWC))
+    seen_THWC = picture_THWC[:count, rows, columns]
+    if weights is None:
+        pixels_THW = torch.ones(1, *seen_THWC.shape[1:3])
+        weights = Weights(pixels_THW, torch.ones(1, pixels_THW.shape[1] // grid.cell, pixels_THW.shape[2] // grid.cell))
+    latent_frame = _latent_frame_of(count, latent_frames) if len(weights.cells_Thw) > 1 else [0] * count
+    frames = [Frame(seen_THWC[place], weights.pixels_THW[min(place, len(weights.pixels_THW) - 1)],
+                    weights.cells_Thw[latent_frame[place]], place + 1) for place in frames_shown(count)]
+    return card(source.name, frames, len(picture_THWC), numbers)
 
 
 def first_lines(text: str) -> str:
@@ -139,22 +158,6 @@ def _weights(source: Source, recipe: MaskRecipe, grid: Grid) -> Weights | None:
     pixels_THW = apply_recipe(mask_THW[:frames, rows, columns], recipe, [source.seed] * len(mask_THW[:frames]))
     size = (latent_frames, pixels_THW.shape[1] // grid.cell, pixels_THW.shape[2] // grid.cell)
     return Weights(pixels_THW, clip_weight(pixels_THW, frames, size)[0])
-
-
-def _card(source: Source, recipe: MaskRecipe, grid: Grid, numbers: MaskStatistics) -> Pixels:
-    picture_THWC = source.picture()
-    _require_a_cell(source.name, picture_THWC[..., 0], grid)
-    weights = _weights(source, recipe, grid)
-    rows, columns = whole_cells(picture_THWC.shape[1], picture_THWC.shape[2], grid.cell)
-    count, latent_frames = grid.clip(len(picture_THWC))
-    seen_THWC = picture_THWC[:count, rows, columns]
-    if weights is None:
-        pixels_THW = torch.ones(1, *seen_THWC.shape[1:3])
-        weights = Weights(pixels_THW, torch.ones(1, pixels_THW.shape[1] // grid.cell, pixels_THW.shape[2] // grid.cell))
-    latent_frame = _latent_frame_of(count, latent_frames) if len(weights.cells_Thw) > 1 else [0] * count
-    frames = [Frame(seen_THWC[place], weights.pixels_THW[min(place, len(weights.pixels_THW) - 1)],
-                    weights.cells_Thw[latent_frame[place]], place + 1) for place in frames_shown(count)]
-    return card(source.name, frames, len(picture_THWC), numbers)
 
 
 def _latent_frame_of(frames: int, cells: int) -> list[int]:

@@ -17,6 +17,7 @@ from .demo import DemoModel
 from .grid import CompareGrid
 from .lists import DataSetFromLists, DataSetFromVideo, DataSetToLists, UseMasks
 from .lora import ApplyLora, LoadLora, SaveLora
+from .make_masks import MakeMasks, WriteMasks
 from .mask import GrowForLatentGrid, PreviewMask
 from .optimizer import Optimizer
 from .options import LossOptions, Noise, Prior
@@ -30,6 +31,7 @@ from .watching import Logs, Previews, Validation
 NODES: list[type[io.ComfyNode]] = [
     LoadFolder, DataSetFromLists, DataSetFromVideo, UseMasks, CombineDataSets, DataSetToLists, Arrange,
     MaskRecipe, MaskStep, MaskPreset, EditMask, StepMask, CombineMasks, RegionMask, RandomBlobs, PreviewMask, GrowForLatentGrid,
+    MakeMasks, WriteMasks,
     CaptionOptions, EncodeTrainingSet, OpenTrainingSet, CleanCache,
     Train, Adapter, TextEncoderLora, Optimizer, Prior, LossOptions, Noise, Checkpoints, Previews, Validation, Logs,
     SaveLora, LoadLora, ApplyLora, TextPadding, TextEncode, SetTextPadding, CheckPadding,
