@@ -203,6 +203,9 @@ class FakeAnalysis:
 
 
 def test_insightface_models_must_be_there(insightface_models: Path) -> None:
+    (insightface_models / "buffalo_l").mkdir(parents=True)
+    (insightface_models / "buffalo_s").mkdir()
+    (insightface_models / "buffalo_s" / "det.onnx").touch()
     with pytest.raises(ValueError, match=r"'buffalo_l' are not there; unpack buffalo_l\.zip.*non-commercial research only") as caught:
         plan_of(InsightFaceMasks, "buffalo_l", 1.0, 0.0)
     assert str(insightface_models / "buffalo_l") in str(caught.value)
