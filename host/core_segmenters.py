@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import comfy.model_management
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..segmentation.polygons import fill
 from ..segmentation.segmenter import Regions
 from .fingerprints import weights_fingerprint
 
 Variant = Literal["short", "full", "both"]
 EYES, LIPS, OVAL = ("left_eye", "right_eye"), ("lips",), ("face_oval",)
+DETECTORS: dict[Variant, tuple[str, ...]] = {"short": ("short",), "full": ("full",), "both": ("short", "full")}
 LEAST_SHARE = 0.001  # of the picture's pixels: less is noise and no subject
 
 
@@ -35,27 +38,25 @@ class CoreFaces:
         return {"segmenter": "core faces", "variant": self.variant, "least_score": self.least_score, "weights": weights}
 
     def segment(self, picture_HWC: Tensor, caption: str = "") -> Regions:
-        from comfy_extras.nodes_mediapipe import MediaPipeFaceLandmarker
-
         comfy.model_management.throw_exception_if_processing_interrupted()
-        with torch.inference_mode():  # as its executor has it: outside, the node fails
-            landmarks, _ = MediaPipeFaceLandmarker.execute(
-                self.model, picture_HWC[None].float() / 255, self.variant, 0, self.least_score, "empty").result
-        if not landmarks["frames"][0]:
+        pixels = [np.ascontiguousarray(picture_HWC.numpy())]
+        with torch.inference_mode():  # as its node has it: outside, it fails
+            runs = [self.model.detect_batch(pixels, num_faces=0, score_thresh=self.least_score, variant=variant)[0]
+                    for variant in DETECTORS[self.variant]]
+        faces = max(runs, key=len)
+        if not faces:
             return {}
-        face_HW, eyes_HW, lips_HW = (_drawn(landmarks, parts) for parts in (OVAL, EYES, LIPS))
+        face_HW, eyes_HW, lips_HW = (self._filled(faces, parts, picture_HWC.shape[:2]) for parts in (OVAL, EYES, LIPS))
         eyes_HW = eyes_HW * (1 - lips_HW)
         return {"face": face_HW * (1 - eyes_HW) * (1 - lips_HW), "eyes": eyes_HW, "lips": lips_HW}
 
+    def _filled(self, faces: list[dict[str, Any]], parts: tuple[str, ...], size_HW: tuple[int, ...]) -> Tensor:
+        """The parts of all faces, (H, W). Core's node that draws them would move the bar of the node that runs here."""
+        import cv2
 
-def _drawn(landmarks: dict[str, Any], parts: tuple[str, ...]) -> Tensor:
-    """The parts of all faces of the first picture, (H, W)."""
-    from comfy_extras.nodes_mediapipe import MediaPipeFaceMask
-
-    chosen = {name: name in parts for name in (*OVAL, *LIPS, *EYES, "irises")}
-    with torch.inference_mode():
-        mask_BHW: Tensor = MediaPipeFaceMask.execute(landmarks, {"regions": "custom", **chosen}).result[0]
-    return as_region(mask_BHW)
+        rings = [sorted({point for edge in self.model.connection_sets[part] for point in edge}) for part in parts]
+        polygons = [cv2.convexHull(np.float32(face["landmarks_xy"][ring]))[:, 0] for face in faces for ring in rings]
+        return torch.from_numpy(fill(polygons, size_HW))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,10 +79,6 @@ class CoreSubject:
         comfy.model_management.throw_exception_if_processing_interrupted()
         with torch.inference_mode():
             mask_BHW: Tensor = RemoveBackground.execute(self.model, picture_HWC[None].float() / 255).result[0]
-        subject_HW = as_region(mask_BHW)
+        # A copy made here, outside of inference mode, may be changed.
+        subject_HW = mask_BHW[0].to("cpu", torch.float32, copy=True).clone().clamp_(0, 1)
         return {"subject": subject_HW} if (subject_HW >= 0.5).float().mean() >= LEAST_SHARE else {}
-
-
-def as_region(mask_BHW: Tensor) -> Tensor:
-    """The first mask as an ordinary float32 tensor (H, W) in 0..1 on the CPU, which may be changed outside of inference mode."""
-    return mask_BHW[0].to("cpu", torch.float32, copy=True).clone().clamp_(0, 1)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .polygons import fill
 from .quick_faces import Face, find_faces
 from .segmenter import Regions
 from .tflite import Floats, Picture, read_network, run
@@ -23,8 +24,6 @@ SIZE = 256
 PERSON = 6.0  # side of the view of a person to the height of the face, whose middle is FACE_AT of it from the top
 FACE_AT, FADE = 0.3, 0.12  # FADE: of a view's side, at its edges inside the picture
 LEAST_SHARE = 0.001  # of the picture's pixels: less is noise and no person
-SUB_PIXELS = 4  # binary digits
-SOFT_EDGE = 0.02  # of a face's width
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +56,7 @@ class Quick:
         person_HW = people_mask(self.networks.person, pixels_HWC, faces)
         regions: dict[str, Tensor] = {}
         if faces:
-            face_HW = face_mask(faces, picture_HWC.shape[:2])
+            face_HW = fill([face.oval for face in faces], picture_HWC.shape[:2])
             person_HW *= 1 - face_HW
             regions["face"] = torch.from_numpy(face_HW)
         if (person_HW >= 0.5).mean() >= LEAST_SHARE:
@@ -103,17 +102,3 @@ def person_mask(network: Any, picture_HWC: Picture) -> Floats:
     small_HWC = cv2.resize(picture_HWC, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     (share_HW,) = run(network, small_HWC / np.float32(255))
     return np.asarray(cv2.resize(share_HW.reshape(SIZE, SIZE), (width, height), interpolation=cv2.INTER_LINEAR)).clip(0, 1)
-
-
-def face_mask(faces: Sequence[Face], size_HW: Sequence[int]) -> Floats:
-    """(H, W), 0..1: the ovals of all faces, each with an edge as soft as befits its width."""
-    import cv2
-
-    whole_HW = np.zeros(tuple(size_HW), np.float32)
-    for face in faces:
-        oval_HW = np.zeros(tuple(size_HW), np.uint8)
-        corners = np.round((face.oval - 0.5) * 2**SUB_PIXELS).astype(np.int32)  # OpenCV counts from pixels' middles
-        cv2.fillPoly(oval_HW, [corners], 255, cv2.LINE_AA, SUB_PIXELS)
-        softness = max(0.5, SOFT_EDGE * float(np.ptp(face.oval[:, 0])))
-        np.maximum(whole_HW, cv2.GaussianBlur(oval_HW, (0, 0), softness) / np.float32(255), out=whole_HW)
-    return whole_HW

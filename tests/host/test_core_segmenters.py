@@ -17,7 +17,7 @@ import pytest
 import torch
 from comfy.bg_removal_model import BackgroundRemovalModel
 from comfy_extras.mediapipe.face_landmarker import _decode_blazeface
-from comfy_extras.nodes_mediapipe import LoadMediaPipeFaceLandmarker
+from comfy_extras.nodes_mediapipe import LoadMediaPipeFaceLandmarker, MediaPipeFaceLandmarker, MediaPipeFaceMask
 from pack.host.core_segmenters import CoreFaces, CoreSubject
 from pack.host.folders import PACK_ROOT
 from pack.host.mask_plan import MaskPlan
@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .test_photographs import wheel_data
-from .tiny_faces import ellipse, save_face_landmarker
+from .tiny_faces import RINGS, ellipse, save_face_landmarker
 
 BOX = (178.7, 82.3, 271.2, 174.8)  # of the face, measured elsewhere
 
@@ -105,16 +105,34 @@ def test_core_and_quick_faces_read_the_same_network_alike(landmarker: Any, astro
             assert box.keys == pytest.approx(row[4:16].reshape(6, 2) * side + start, abs=0.02)
 
 
+def middle(ring: str) -> tuple[int, int]:
+    """x and y of the middle of a ring in the astronaut's face."""
+    rows, columns = torch.nonzero(ellipse(ring, BOX, (512, 512)), as_tuple=True)
+    return int(columns.float().mean()), int(rows.float().mean())
+
+
 def test_face_eyes_and_lips_lie_where_the_face_is(landmarker: Any, astronaut: Tensor) -> None:
     found = CoreFaces(landmarker, "short").segment(astronaut)
     assert found.keys() == {"face", "eyes", "lips"}
     assert all(mask.shape == (512, 512) and mask.dtype == torch.float32 and not mask.is_inference() for mask in found.values())
-    assert sum(found.values()).max() <= 1
+    assert sum(found.values()).max() <= 1 + 1e-6
     whole, lips = ellipse("face_oval", BOX, (512, 512)), ellipse("lips", BOX, (512, 512))
     assert iou(sum(found.values()), whole) > 0.9
     assert iou(found["lips"], lips) > 0.6
     assert (found["eyes"] + found["lips"])[whole < 0.5].sum() < 10
-    assert (found["face"] * (found["eyes"] + found["lips"])).max() == 0
+
+
+def test_the_regions_are_those_that_cores_node_draws(landmarker: Any, astronaut: Tensor) -> None:
+    found = CoreFaces(landmarker, "short").segment(astronaut)
+    parts = {"face_oval": sum(found.values()), "lips": found["lips"],
+             "left_eye": found["eyes"][:, :225], "right_eye": found["eyes"][:, 225:]}
+    with torch.inference_mode():
+        landmarks, _ = MediaPipeFaceLandmarker.execute(landmarker, astronaut[None] / 255, "short", 0, 0.5, "empty").result
+        for name, ours in parts.items():
+            drawn = MediaPipeFaceMask.execute(landmarks, {"regions": "custom", **dict.fromkeys(RINGS, False), name: True}).result[0][0]
+            theirs = {"left_eye": drawn[:, :225], "right_eye": drawn[:, 225:]}.get(name, drawn)
+            assert iou(ours, theirs) > {"face_oval": 0.97, "lips": 0.85}.get(name, 0.75), name
+            assert theirs.sum() > 50
 
 
 def test_two_faces_are_one_region(landmarker: Any, astronaut: Tensor) -> None:
@@ -133,9 +151,10 @@ def test_the_face_node_plans_the_weights(landmarker: Any, astronaut: Tensor) -> 
     plan = plan_of(CoreFaceMasks, landmarker, 0.75, 0.0, 1.0, 0.25, "both", 0.5)
     made = plan.make(astronaut)
     assert made.weight_HW is not None
-    assert set(made.weight_HW.unique().tolist()) == {0.0, 0.25, 0.75, 1.0}
-    assert (made.weight_HW == 0.0).sum() == made.found["eyes"].sum()
-    assert plan.parts[0].recipe.steps == ()
+    for ring, weight in (("face_oval", 0.75), ("lips", 1.0), ("left_eye", 0.0)):
+        x, y = middle(ring)
+        assert made.weight_HW[y - 14 if ring == "face_oval" else y, x] == pytest.approx(weight, abs=0.06), ring
+    assert made.weight_HW[400, 200] == 0.25
 
 
 def test_the_subject_is_what_the_model_says(remover: BackgroundRemovalModel) -> None:
@@ -203,6 +222,9 @@ class FakeAnalysis:
 
 
 def test_insightface_models_must_be_there(insightface_models: Path) -> None:
+    (insightface_models / "buffalo_l").mkdir(parents=True)
+    (insightface_models / "buffalo_s").mkdir()
+    (insightface_models / "buffalo_s" / "det.onnx").touch()
     with pytest.raises(ValueError, match=r"'buffalo_l' are not there; unpack buffalo_l\.zip.*non-commercial research only") as caught:
         plan_of(InsightFaceMasks, "buffalo_l", 1.0, 0.0)
     assert str(insightface_models / "buffalo_l") in str(caught.value)

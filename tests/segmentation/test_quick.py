@@ -16,7 +16,8 @@ import pytest
 import torch
 from pack.host.mask_plan import MaskPlan, Part
 from pack.segmentation import quick_faces
-from pack.segmentation.quick import Quick, face_mask, people_mask, person_mask, read_networks
+from pack.segmentation.polygons import fill
+from pack.segmentation.quick import Quick, people_mask, person_mask, read_networks
 from pack.segmentation.tflite import Picture, read_network
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,9 +206,9 @@ def test_a_rocket_is_nobody() -> None:
 def test_a_turned_face_is_found_and_its_oval_turns_with_it(astronaut: Picture, angle: float) -> None:
     turn = cv2.getRotationMatrix2D((225.5, 127.5), angle, 1)
     turned = np.asarray(cv2.warpAffine(astronaut, turn, (512, 512), borderMode=cv2.BORDER_REPLICATE), np.uint8)
-    straight_HW = face_mask(faces(astronaut), (512, 512))
+    straight_HW = fill([face.oval for face in faces(astronaut)], (512, 512))
     (face,) = faces(turned)
-    assert overlap(face_mask([face], (512, 512)), cv2.warpAffine(straight_HW, turn, (512, 512))) > 0.85
+    assert overlap(fill([face.oval], (512, 512)), cv2.warpAffine(straight_HW, turn, (512, 512))) > 0.85
 
 
 @pytest.mark.parametrize("size", [96, 1024, 3000])
