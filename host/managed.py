@@ -21,7 +21,8 @@ class Managed(Generic[Model]):
 
     def __call__(self) -> Model:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        comfy.model_management.load_model_gpu(self.patcher)
+        # Whole: only ComfyUI's own layers run while a part of the weights stays on the offload device.
+        comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
         return self.model
 
 
@@ -29,7 +30,9 @@ def manage(model: Model, module: nn.Module) -> Managed[Model]:
     """model: what is called; module: its weights, on the offload device and in inference mode (eval) from now on."""
     load, offload = comfy.model_management.text_encoder_device(), comfy.model_management.text_encoder_offload_device()
     module.eval().to(offload)
-    return Managed(model, comfy.model_patcher.CoreModelPatcher(module, load_device=load, offload_device=offload))
+    # ComfyUI notes the device on the module that it is given; that of a transformers model cannot be set.
+    held = nn.ModuleList([module])
+    return Managed(model, comfy.model_patcher.CoreModelPatcher(held, load_device=load, offload_device=offload))
 
 
 def inference_dtype() -> torch.dtype:

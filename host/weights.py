@@ -17,8 +17,8 @@ def read_weights(file: Path) -> Mapping[str, Tensor]:
         raise ValueError(f"{file} is no whole PyTorch file; if its download broke off, download it again")
     try:
         weights = comfy.utils.load_torch_file(str(file), safe_load=True)
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, AttributeError, SafetensorError) as error:  # AttributeError: it holds a list
         raise ValueError(f"{file} cannot be read ({error}); if its download broke off, download it again") from error
-    if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+    if not isinstance(weights, Mapping):
         raise ValueError(f"{file} holds {type(weights).__name__} and no named weights; it is another kind of file")
-    return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    return {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}

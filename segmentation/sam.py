@@ -56,8 +56,9 @@ class PointSam:
 
     @property
     def module(self) -> nn.Module:
-        """All weights. In a list, since the networks of transformers do not let ComfyUI set their device."""
-        return nn.ModuleList([self.network if self.video is None else self.video])
+        """All weights."""
+        module: nn.Module = self.network if self.video is None else self.video
+        return module
 
     @torch.no_grad()
     def masks(self, picture_HWC: Tensor, prompts: Sequence[Prompt]) -> list[Tensor]:

@@ -35,8 +35,9 @@ class Sam3:
 
     @property
     def module(self) -> nn.Module:
-        """All weights. In a list, since the networks of transformers do not let ComfyUI set their device."""
-        return nn.ModuleList([self.network])
+        """All weights."""
+        module: nn.Module = self.network
+        return module
 
     def masks(self, picture_HWC: Tensor, prompts: Sequence[Prompt]) -> list[Tensor]:
         """See sam_prompt.Sam."""

@@ -27,7 +27,8 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 300.0  # seconds that any one prompt may take
-MODELS = ("checkpoints", "diffusion_models", "text_encoders", "vae")
+SEGMENTERS = ("sapiens", "face_parsing", "sams", "sam2", "grounding-dino", "LLM", "clipseg")
+MODELS = ("checkpoints", "diffusion_models", "text_encoders", "vae", *SEGMENTERS)
 Json = dict[str, Any]
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
