@@ -4,7 +4,7 @@ Shapes: H height, W width in pixels, h, w of the network's mask, C = 3 colours, 
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,12 +41,14 @@ class Query:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PointSam:
-    """network: SamModel, Sam2Model or Sam3TrackerModel of transformers. video: Sam2VideoModel with the same weights, where there is one."""
+    """network: SamModel, Sam2Model or Sam3TrackerModel of transformers. video: Sam2VideoModel with the same weights, where there is one.
+    embed: the network and pixels (1, C, S, S) to what the network takes as image_embeddings."""
 
     name: str
     network: Any
     image_processor: Any
     video: Any = None
+    embed: Callable[[Any, Tensor], Any] = lambda network, pixels: network.get_image_embeddings(pixels)
 
     @property
     def reads_text(self) -> bool:
@@ -54,8 +56,9 @@ class PointSam:
 
     @property
     def module(self) -> nn.Module:
-        """All weights. In a list, since the networks of transformers do not let ComfyUI set their device."""
-        return nn.ModuleList([self.network if self.video is None else self.video])
+        """All weights."""
+        module: nn.Module = self.network if self.video is None else self.video
+        return module
 
     @torch.no_grad()
     def masks(self, picture_HWC: Tensor, prompts: Sequence[Prompt]) -> list[Tensor]:
@@ -66,7 +69,7 @@ class PointSam:
             return []
         inputs = preprocess(self.image_processor, picture_HWC)
         parameter = next(self.network.parameters())
-        embeddings = self.network.get_image_embeddings(inputs["pixel_values"].to(parameter.device, parameter.dtype))
+        embeddings = self.embed(self.network, inputs["pixel_values"].to(parameter.device, parameter.dtype))
         found: list[Tensor | None] = [None] * len(prompts)
         for form in dict.fromkeys(query.form for query in queries):
             group = [query for query in queries if query.form == form]

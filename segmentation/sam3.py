@@ -19,14 +19,13 @@ SURE = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sam3:
-    """points: the tracker. detector: Sam3Model of transformers. tokenizer: its CLIPTokenizer. Either half may be missing.
-
-    The halves share the image encoder where they come from one folder.
-    """
+    """network: all weights. points: the tracker. detector: Sam3Model of transformers; tokenizer: its CLIPTokenizer. Either half may be
+    missing; where both are there they share one image encoder."""
 
     name: str
+    network: Any
     image_processor: Any
-    points: PointSam | None
+    points: PointSam | None = None
     detector: Any = None
     tokenizer: Any = None
 
@@ -36,12 +35,9 @@ class Sam3:
 
     @property
     def module(self) -> nn.Module:
-        """All weights, those that the halves share once. In a list, since transformers' networks do not let ComfyUI set their device."""
-        if self.points is None or self.detector is None:
-            return nn.ModuleList([self.detector if self.points is None else self.points.network])
-        tracker = self.points.network
-        parts = [part for name, part in tracker.named_children() if name != "vision_encoder"]
-        return nn.ModuleList([self.detector, tracker.vision_encoder.neck, *parts, nn.ParameterList(tracker.parameters(recurse=False))])
+        """All weights."""
+        module: nn.Module = self.network
+        return module
 
     def masks(self, picture_HWC: Tensor, prompts: Sequence[Prompt]) -> list[Tensor]:
         """See sam_prompt.Sam."""
@@ -72,6 +68,17 @@ class Sam3:
         if words["input_ids"].shape[1] > most:
             raise ValueError(f"{phrase!r} is {words['input_ids'].shape[1]} tokens long, SAM 3 reads {most}; name one thing in few words")
         return {name: words[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+def embed_for_tracker(tracker: Any, pixels: Tensor) -> list[Tensor]:
+    """What the tracker's mask decoder reads of a picture, finest first.
+
+    Its own get_image_embeddings (transformers 5.23) adds "no memory" to a fourth level that it then drops; Meta's code and the video
+    model add it to the third.
+    """
+    fine, middle, coarse = tracker.vision_encoder(pixels).fpn_hidden_states[:3]
+    decoder = tracker.mask_decoder
+    return [decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + tracker.no_memory_embedding.reshape(1, -1, 1, 1)]
 
 
 def _instances(answer: Any, size_HW: Sequence[int]) -> list[Tensor]:

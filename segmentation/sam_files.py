@@ -10,16 +10,17 @@ from torch import Tensor
 
 from .pretrained import all_loaded, read_config, transformers_class
 from .sam import PointSam
-from .sam3 import Sam3
+from .sam3 import Sam3, embed_for_tracker
 from .sam_keys import rename, sam1_config, sam2_config
 
 Read = Callable[[Path], Mapping[str, Tensor]]
 """The weights in a .safetensors, .pt or .pth file, without running code that it may hold. Raises ValueError that names the file."""
 
-SINCE = {"SamModel": "4.29", "Sam2Model": "4.57", "Sam2VideoModel": "4.57", "Sam3Model": "5.0", "Sam3TrackerModel": "5.0"}
+SINCE = {"SamModel": "4.29", "Sam2Model": "4.57", "Sam2VideoModel": "4.57", "Sam3Model": "5.0",
+         "Sam3TrackerModel": "5.0", "Sam3VideoModel": "5.0"}
 SUPPORTED = ("SAM 1, SAM 2 and SAM 2.1 as a file with Meta's names or a folder in transformers' layout, SAM 3 as such a folder")
-SAM3 = {"sam3_video": (True, True), "sam3_tracker": (True, False), "sam3": (False, True)}
-"""What a folder's model_type says: whether it takes points and boxes, and whether it reads words."""
+SAM3 = {"sam3_video": "Sam3VideoModel", "sam3_tracker": "Sam3TrackerModel", "sam3": "Sam3Model"}
+"""What a folder's model_type says: the whole, the half that takes points and boxes, the half that reads words."""
 MARKS = {  # part of a weight's name -> what the file is
     "sam_mask_decoder.": "SAM 2", "image_encoder.neck.": "SAM 1", "tracker_neck.": "SAM 3", "detector.backbone.": "SAM 3",
     "lora_": "a LoRA", "diffusion_model.": "a diffusion model", "double_blocks.": "a diffusion model", "text_model.": "a text encoder",
@@ -43,15 +44,17 @@ def load_sam(path: Path, dtype: torch.dtype, read: Read) -> PointSam | Sam3:
     raise ValueError(_not_a_sam(path, _what(weights)))
 
 
-def _processor(name: str, folder: Path | None = None) -> Any:
+def _processor(name: str, folder: Path | None = None, **sizes: Any) -> Any:
     import transformers
 
     # Before transformers 5 only the class with the suffix takes tensors.
     found = getattr(transformers, name, None) or getattr(transformers, f"{name}Fast")
+    if folder is None:
+        return found(**sizes)
     try:
-        return found() if folder is None else found.from_pretrained(folder, local_files_only=True)
+        return found.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} has no readable preprocessor_config.json or processor_config.json; download it again") from error
+        raise ValueError(f"{folder} has no readable settings of {name} ({error}); download it again") from error
 
 
 def _network(name: str, path: Path, dtype: torch.dtype, **settings: Any) -> Any:
@@ -67,47 +70,63 @@ def _from_folder(path: Path, dtype: torch.dtype) -> PointSam | Sam3:
     if kind == "sam2_video":
         return _with_video(f"sam2 {path.name}", _network("Sam2VideoModel", path, dtype), _processor("Sam2ImageProcessor", path))
     if kind in SAM3:
-        return _sam3(path, dtype, *SAM3[kind])
+        return _sam3(path, dtype, SAM3[kind])
     raise ValueError(_not_a_sam(path, f"a model of the type {kind!r}"))
 
 
-def _sam3(path: Path, dtype: torch.dtype, tracks: bool, reads: bool) -> Sam3:
-    """Half of a SAM 3 or the whole, whose halves then share one image encoder."""
-    name, image_processor = f"sam3 {path.name}", _processor("Sam3ImageProcessor", path)
-    tracker = _network("Sam3TrackerModel", path, dtype) if tracks else None
-    detector = _network("Sam3Model", path, dtype) if reads else None
-    if tracker is not None and detector is not None:
-        tracker.vision_encoder.backbone = detector.vision_encoder.backbone
-    points = None if tracker is None else PointSam(name, tracker, image_processor)
-    return Sam3(name, image_processor, points, detector, _processor("CLIPTokenizer", path) if reads else None)
+def _sam3(path: Path, dtype: torch.dtype, model_class: str) -> Sam3:
+    """The whole SAM 3, as Meta published it, or one half of it."""
+    name, network = f"sam3 {path.name}", _network(model_class, path, dtype)
+    image_processor = _processor("Sam3ImageProcessor", path)
+    whole = model_class == "Sam3VideoModel"
+    detector = network.detector_model if whole else network if model_class == "Sam3Model" else None
+    tracker = _tracker_of(network) if whole else network if model_class == "Sam3TrackerModel" else None
+    points = None if tracker is None else PointSam(name, tracker, image_processor, embed=embed_for_tracker)
+    return Sam3(name, network, image_processor, points, detector, _processor("CLIPTokenizer", path) if detector is not None else None)
+
+
+def _tracker_of(whole: Any) -> Any:
+    """A Sam3TrackerModel out of a Sam3VideoModel. Its from_pretrained (transformers 5.23) finds none of the tracker's weights there."""
+    tracker = _sharing("Sam3TrackerModel", "Sam3TrackerConfig", whole.tracker_model, whole.config.tracker_config)
+    tracker.vision_encoder.backbone, tracker.vision_encoder.neck = whole.detector_model.vision_encoder.backbone, whole.tracker_neck
+    return tracker
 
 
 def _sam1(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> PointSam:
     config_class = transformers_class("SamConfig", SINCE["SamModel"])
     config = config_class(**sam1_config(weights))
     network = _network("SamModel", path, dtype, config=config, state_dict=rename(weights, "sam"))
-    return PointSam(f"sam {path.name}", network, _processor("SamImageProcessor"))
+    side = config.vision_config.image_size
+    image_processor = _processor("SamImageProcessor", size={"longest_edge": side}, pad_size={"height": side, "width": side})
+    return PointSam(f"sam {path.name}", network, image_processor)
 
 
 def _sam2(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> PointSam:
     config_class = transformers_class("Sam2VideoConfig", SINCE["Sam2VideoModel"])
-    config = config_class(**sam2_config(weights))
+    config = config_class(**sam2_config(path, weights))
     network = _network("Sam2VideoModel", path, dtype, config=config, state_dict=rename(weights, "sam2"))
-    return _with_video(f"sam2 {path.name}", network, _processor("Sam2ImageProcessor"))
+    side = config.prompt_encoder_config.image_size
+    return _with_video(f"sam2 {path.name}", network, _processor("Sam2ImageProcessor", size={"height": side, "width": side}))
 
 
 def _with_video(name: str, video: Any, image_processor: Any) -> PointSam:
-    """A Sam2Model for pictures out of a Sam2VideoModel: the same modules, not a copy of them."""
+    network = _sharing("Sam2Model", "Sam2Config", video, video.config)
+    network.vision_encoder = video.vision_encoder
+    return PointSam(name, network, image_processor, video)
+
+
+def _sharing(model_class: str, config_class: str, video: Any, config: Any) -> Any:
+    """A model for pictures out of one for clips: the same prompt encoder and mask decoder, not a copy; the image encoder is left out."""
     import transformers
 
-    parts = {part: getattr(video.config, part).to_dict() for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
+    parts = {part: getattr(config, part).to_dict() for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
     for part in parts.values():
-        part.pop("model_type", None)  # the video model's own, of the same values
+        part.pop("model_type", None)  # the clip model's own names for the same values
     with torch.device("meta"):
-        network: Any = transformers.Sam2Model(transformers.Sam2Config(**parts))
-    for name_of_part in ("vision_encoder", "prompt_encoder", "mask_decoder", "shared_image_embedding", "no_memory_embedding"):
-        setattr(network, name_of_part, getattr(video, name_of_part))
-    return PointSam(name, network.eval(), image_processor, video)
+        network: Any = getattr(transformers, model_class)(getattr(transformers, config_class)(**parts))
+    for part in ("prompt_encoder", "mask_decoder", "shared_image_embedding", "no_memory_embedding"):
+        setattr(network, part, getattr(video, part))
+    return network.eval()
 
 
 def _what(weights: Mapping[str, Tensor]) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -120,11 +121,11 @@ def sam1_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"vision_config": vision, "prompt_encoder_config": prompt, "mask_decoder_config": decoder}
 
 
-def sam2_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Sam2VideoConfig's values of a SAM 2 or 2.1 file with Meta's names. Raises ValueError for an unknown size."""
+def sam2_config(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Sam2VideoConfig's values of a SAM 2 or 2.1 file with Meta's names. Raises ValueError that names the file for an unknown size."""
     blocks = _count(weights, "image_encoder.trunk.blocks.")
     if blocks not in HIERA:
-        raise ValueError(f"this SAM 2 has {blocks} blocks; those known (tiny, small, base+, large) have {', '.join(map(str, HIERA))}")
+        raise ValueError(f"{file} is a SAM 2 of {blocks} blocks; those known (tiny, small, base+, large) have {', '.join(map(str, HIERA))}")
     widths = HIERA[blocks].get("embed_dim_per_stage", [96, 192, 384, 768])
     return {"vision_config": {"backbone_config": {"model_type": "sam2_hiera_det_model", **HIERA[blocks]},
                               "backbone_channel_list": widths[::-1]},
