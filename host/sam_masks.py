@@ -17,7 +17,7 @@ from ..segmentation.sam_files import load_sam
 from ..segmentation.sam_prompt import Sam, prompts_of
 from ..segmentation.sam_video import follow
 from ..segmentation.segmenter import to_bytes
-from .managed import Managed, inference_dtype, manage
+from .managed import Managed, manage
 from .progress import Progress
 from .weights import read_weights
 
@@ -38,7 +38,7 @@ class Found:
 
 def load_managed_sam(path: Path) -> Managed[Sam]:
     """The SAM in a file or folder, under ComfyUI's memory management. Raises ValueError as load_sam does."""
-    sam = load_sam(path, inference_dtype(), read_weights)
+    sam = load_sam(path, torch.float32, read_weights)  # bfloat16 would round points and boxes to several pixels
     return manage(sam, sam.module)
 
 
