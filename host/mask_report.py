@@ -22,6 +22,8 @@ def doubt(entry: Entry) -> str:
         return "needs a person"
     if entry.review == "accepted":
         return ""
+    if entry.error:
+        return entry.error
     if entry.missing:
         return f"no {', '.join(entry.missing)}"
     if entry.coverage < LITTLE:
@@ -30,8 +32,8 @@ def doubt(entry: Entry) -> str:
 
 
 def doubtful_first(results: Sequence[Result]) -> list[Result]:
-    """Failed ones, those where nothing was found, those that miss regions (most first), those with very little or much white, then
-    the rest as they came."""
+    """Failed ones, those where nothing was found, those that miss regions (most first), those with very little or much white or
+    another size, then the rest as they came."""
     ranks = {"failed": 0, "nothing found": 1}
 
     def rank(result: Result) -> tuple[int, int]:

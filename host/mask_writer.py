@@ -208,9 +208,12 @@ def _keep(place: Place, new: Entry, mask: Path, last: Entry | None) -> Result:
     named, digest = relative_to(mask, place.home), _digest(mask)
     if last is not None and (last.status, last.mask, last.mask_sha256, last.picture_id) == ("kept", named, digest, new.picture_id):
         return Result(place, last)
-    coverage = float(read_mask(mask).mean(dtype=np.float64))
+    mask_HW = read_mask(mask)
+    size = mask_HW.shape[::-1]
+    wrong = f"it is {size[0]}x{size[1]}, its picture {place.item.size[0]}x{place.item.size[1]}" if size != place.item.size else ""
     review = last.review if last is not None and last.review != "redo" else ""
-    entry = replace(new, mask=named, status="kept", mask_sha256=digest, coverage=round(coverage, 6), review=review)
+    entry = replace(new, mask=named, status="kept", mask_sha256=digest, coverage=round(float(mask_HW.mean(dtype=np.float64)), 6),
+                    error=wrong, review=review)
     return Result(place, entry, fresh=True)
 
 
