@@ -79,6 +79,5 @@ class CoreSubject:
         comfy.model_management.throw_exception_if_processing_interrupted()
         with torch.inference_mode():
             mask_BHW: Tensor = RemoveBackground.execute(self.model, picture_HWC[None].float() / 255).result[0]
-        # A copy made here, outside of inference mode, may be changed.
-        subject_HW = mask_BHW[0].to("cpu", torch.float32, copy=True).clone().clamp_(0, 1)
+        subject_HW = mask_BHW[0].to("cpu", torch.float32).clamp(0, 1)
         return {"subject": subject_HW} if (subject_HW >= 0.5).float().mean() >= LEAST_SHARE else {}

@@ -140,7 +140,7 @@ def test_two_people_through_the_graph(comfy: Comfy, fetched: Path) -> None:
     made = graph.add(MAKE, plan=plan[0], image=graph.add("LoadImage", image="two_people.png")[0])
     saved = graph.add("SaveImage", images=graph.add("MaskToImage", mask=made[0])[0], filename_prefix="two_people")
     run = comfy.run(graph)
-    assert run.text(made).startswith("white = learn\npicture 1: face, person; learned ")
+    assert "face, person" in run.text(made)
     mask = np.asarray(run.images(saved)[0].convert("L"))
     for x, y in ((225, 125), (512 + 235, 210)):  # noses
         assert mask[y, x] == 255
@@ -162,7 +162,8 @@ def test_a_training_run_on_these_masks(comfy: Comfy, fetched: Path) -> None:
     start = len(comfy.log())
     run = comfy.run(graph)
     assert not complaints(comfy.log()[start:])
-    assert run.text(written).startswith("6 pictures: 5 masks made")
+    assert {file.name for file in (folder / "masks").glob("*.png")} == {f"{Path(name).stem}.png" for name in PEOPLE}
+    assert "rocket: nothing found; no face, person" in run.text(written)
     assert "real_masks: 5 pictures, 5 with a mask" in run.text(training.loaded)
     told = json.loads(run.text(training.trained))
     assert told["loss_inside_last"] < 0.8 * told["loss_inside_first"]
