@@ -54,8 +54,8 @@ def report_text(results: Sequence[Result], plan: MaskPlan, seconds: float) -> st
     made = [result.entry for result in results if result.fresh and result.entry.status == "made"]
     counts = Counter(entry.status for entry in entries)
     before = counts["made"] - len(made)
-    lines = [f"{counted(len(entries), 'picture')}: masks made for {len(made)}, made before and still right for {before}, kept for "
-             f"{counts['kept']}; nothing found in {counts['nothing found']}, failed {counts['failed']}; white = learn",
+    lines = [f"{counted(len(entries), 'picture')}: {counted(len(made), 'mask')} made, {before} made before and still right, "
+             f"{counts['kept']} kept, {counts['nothing found']} with nothing found, {counts['failed']} failed; white = learn",
              f"plan: {' + '.join(part.segmenter.name for part in plan.parts)}; masks in "
              + ", ".join(dict.fromkeys(str(result.place.home) for result in results))]
     masked = [entry for entry in entries if entry.mask]

@@ -3,19 +3,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..masks.recipe import MaskRecipe
+from ..segmentation.catalogue import Family
 from ..segmentation.segmenter import Segmenter
 from .folders import PACK_ROOT
-from .mask_plan import MaskPlan, Part
+from .managed import Managed, inference_dtype, manage
+from .mask_plan import BACKGROUND, MaskPlan, Part
 
 OWN_KEYS = frozenset({"segmenter", "weights", "how", "recipe"})
+FILE_KEYS = frozenset({"model", "detector", "sam", "accept_licence"})
 Settings = dict[str, Any]
-Builder = Callable[[Settings], Segmenter]
+Builder = Callable[[tuple[str, ...], Settings], Segmenter]
 
 
-def quick(settings: Settings) -> Segmenter:
+def quick(regions: tuple[str, ...], settings: Settings) -> Segmenter:
     from ..segmentation.quick import Quick, read_networks
 
     if settings:
@@ -23,8 +27,61 @@ def quick(settings: Settings) -> Segmenter:
     return Quick(read_networks(PACK_ROOT / "assets" / "quick_masks"))
 
 
-# By the name in a plan's file: what makes the segmenter of the part's other values. Models are loaded when it is called.
-SEGMENTERS: Mapping[str, Builder] = {"quick": quick}
+def body_parts(regions: tuple[str, ...], settings: Settings) -> Segmenter:
+    """Settings: "model"; "detector" for boxes around people."""
+    from ..segmentation.body_models import load_body_parser
+    from ..segmentation.body_parts import BodyParts, DetectedPeople
+
+    path, detector = _file(settings, "model", "sapiens", "face parsing"), _detector(settings)
+    parser = load_body_parser(path, inference_dtype())
+    people = None if detector is None else DetectedPeople(detector, detector.model.name)
+    return BodyParts(manage(parser, parser.module), parser.name, people, **_without_files(settings))
+
+
+def words(regions: tuple[str, ...], settings: Settings) -> Segmenter:
+    """The regions are the words. Settings: "detector", "sam", or both; "source", "threshold", "text_threshold", "most"."""
+    from ..segmentation.grounded import Grounded
+    from .sam_masks import load_managed_sam
+
+    detector = _detector(settings)
+    sam = load_managed_sam(_file(settings, "sam", "sam")) if "sam" in settings else None
+    names = tuple(managed.model.name for managed in (detector, sam) if managed is not None)
+    return Grounded(detector, sam, names, regions, **_without_files(settings))
+
+
+def clipseg(regions: tuple[str, ...], settings: Settings) -> Segmenter:
+    """The regions are the words. Settings: "model"; "threshold", "from_caption"."""
+    from ..segmentation.clipseg import ClipSegWords, load_clipseg
+
+    model = load_clipseg(_file(settings, "model", "clipseg"), inference_dtype())
+    return ClipSegWords(manage(model, model.module), model.name, regions, **_without_files(settings))
+
+
+# By the name in a plan's file: what makes the segmenter out of its regions and the part's other values.
+SEGMENTERS: Mapping[str, Builder] = {"quick": quick, "body parts": body_parts, "words": words, "clipseg": clipseg}
+
+
+def _detector(settings: Settings) -> Managed[Any] | None:
+    if "detector" not in settings:
+        return None
+    from ..segmentation.detector import load_detector
+    from .weights import read_weights
+
+    detector = load_detector(_file(settings, "detector", "detector"), inference_dtype(), read_weights)
+    return manage(detector, detector.module)
+
+
+def _file(settings: Settings, key: str, *families: Family) -> Path:
+    """As in the dropdowns of the nodes: "folder/file", or a known model's "name (download)" with "accept_licence": true."""
+    from .model_files import find
+
+    if not isinstance(settings.get(key), str):
+        raise ValueError(f'{key} is {settings.get(key)!r}; name a model as in the dropdown of the node that loads it, such as "sam2/file"')
+    return find(settings[key], families, settings.get("accept_licence") is True, None)
+
+
+def _without_files(settings: Settings) -> Settings:
+    return {name: value for name, value in settings.items() if name not in FILE_KEYS}
 
 
 def read_plan(text: str, segmenters: Mapping[str, Builder] = SEGMENTERS) -> MaskPlan:
@@ -51,7 +108,8 @@ def _read_part(number: int, part: Any, segmenters: Mapping[str, Builder]) -> Par
     steps = part.get("recipe", [])
     try:
         recipe = MaskRecipe.from_json(json.dumps({"steps": steps, "version": 1}))
-        segmenter = segmenters[part["segmenter"]]({name: value for name, value in part.items() if name not in OWN_KEYS})
+        settings = {name: value for name, value in part.items() if name not in OWN_KEYS}
+        segmenter = segmenters[part["segmenter"]](tuple(region for region in weights if region != BACKGROUND), settings)
         return Part(segmenter, weights, part.get("how", "max"), recipe)
     except (TypeError, ValueError) as error:  # TypeError: a setting that the segmenter does not have
         raise ValueError(f"part {number} of the plan: {error}") from error

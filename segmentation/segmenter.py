@@ -22,7 +22,8 @@ class Segmenter(Protocol):
     """Finds named regions in one picture.
 
     name: for reports, such as "sapiens2 0.4b". exclusive: whether the regions share out each pixel (the classes of one softmax),
-    so that their sum is at most 1; otherwise they may overlap.
+    so that their sum is at most 1; otherwise they may overlap. One that may find other regions with another caption also says
+    so by an attribute reads_captions = True: its masks are then made anew when a caption changes.
     """
 
     @property

@@ -2,7 +2,14 @@
 
 The plan is {"parts": [{"segmenter": "quick", "weights": {"face": 1, "person": 0.5}, "how": "max", "recipe": [{"op": "grow", ...}]}, ...]}:
 segmenters in order, the weights of their regions, and how each mask joins the one before. Other values of a part are settings of its
-segmenter. A run that was stopped or killed goes on where it was when the same command is given again.
+segmenter; models are named as in the dropdowns of the nodes that load them:
+  quick       people and faces, nothing to download: regions face, person
+  body parts  "model", "detector" for boxes around people: regions face, hair, body, clothing
+  words       "detector", "sam" or both, "source", "threshold", "text_threshold", "most": the regions are the words
+  clipseg     "model", "threshold", "from_caption": the regions are the words
+"background" is the weight of all else. "accept_licence": true lets a "... (download)" be fetched.
+
+A run that was stopped or killed goes on where it was when the same command is given again.
 
 Exit code: 0 all went well, also where nothing was found; 1 pictures failed, or the command cannot run; 130 stopped.
 """

@@ -35,7 +35,7 @@ class Slow(Bright):
         return super().segment(picture_HWC)  # type: ignore[arg-type]
 
 
-plan_file.SEGMENTERS["slow"] = lambda settings: Slow(**settings)  # type: ignore[index]
+plan_file.SEGMENTERS["slow"] = lambda regions, settings: Slow(**settings)  # type: ignore[index]
 
 
 def killed(folder: Path, plan: str, moments: list[float]) -> list[int]:

@@ -88,7 +88,7 @@ def test_a_folder_in_one_graph_from_pictures_to_masked_items(comfy: Comfy, folde
     names, told = shown(graph, lists[3]), shown(graph, written[4])
     run = comfy.run(graph)
     text = run.text(written)
-    assert text.startswith("3 pictures: masks made for 2, made before and still right for 0, kept for 0; nothing found in 1, failed 0; ")
+    assert text.startswith("3 pictures: 2 masks made, 0 made before and still right, 0 kept, 1 with nothing found, 0 failed; white = learn")
     assert "needs a person (no mask was written): 1\n  night: nothing found; no bright" in text
     assert run.text(again).startswith("write_masks: 2 pictures, 2 with a mask; white = learn")
     for name, mask in zip(("cat", "cup"), run.images(masks), strict=True):
@@ -108,8 +108,8 @@ def test_a_second_run_looks_at_what_changed(comfy: Comfy, folder: Path) -> None:
         return ("" if written.id in run.cached else run.text(written).splitlines()[0]), written.id in run.cached
 
     def counts(made: int, before: int, kept: int) -> str:
-        return (f"3 pictures: masks made for {made}, made before and still right for {before}, kept for {kept}; nothing found in 1, "
-                "failed 0; white = learn")
+        return (f"3 pictures: {made} mask{'s' * (made != 1)} made, {before} made before and still right, {kept} kept, "
+                "1 with nothing found, 0 failed; white = learn")
 
     assert texts()[0] == counts(2, 0, 0)
     assert texts()[0] == counts(0, 2, 0)  # masks have come into the folder
@@ -126,7 +126,7 @@ def test_a_second_run_looks_at_what_changed(comfy: Comfy, folder: Path) -> None:
 def test_other_places(comfy: Comfy, folder: Path) -> None:
     graph = Graph()
     written = write(graph, "demo", layout="another folder", **{"layout.folder": "demo_masks [output]"})
-    assert "masks made for 12" in comfy.run(graph).text(written)
+    assert "12 masks made" in comfy.run(graph).text(written)
     assert len(list((comfy.server.output / "demo_masks").glob("*.png"))) == 12
 
     graph = Graph()
@@ -167,6 +167,6 @@ def test_what_review_marks_is_made_anew(comfy: Comfy, folder: Path, monkeypatch:
     mask_journal.append(home, replace(mask_journal.read(home)["../cat.png"], review="accepted"))
     assert run() == ""
     mask_journal.append(home, replace(mask_journal.read(home)["../cat.png"], review="redo"))
-    assert "masks made for 1, made before and still right for 1" in run()
+    assert "1 mask made, 1 made before" in run()
     run()
     assert run() == ""

@@ -404,8 +404,7 @@ def test_the_report_names_who_needs_a_person(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
     results = write_masks(mask_places(scanned, "masks folder"), PLAN, CHANGED)
     lines = report_text(results, PLAN, 3.0).splitlines()
-    assert lines[0] == ("5 pictures: masks made for 3, made before and still right for 0, kept for 0; nothing found in 1, failed 1; "
-                        "white = learn")
+    assert lines[0] == "5 pictures: 3 masks made, 0 made before and still right, 0 kept, 1 with nothing found, 1 failed; white = learn"
     start = lines.index("needs a person (no mask was written): 2")
     assert lines[start + 1].startswith("  broken: failed: ")
     assert lines[start + 2] == "  night: nothing found; no bright, red"

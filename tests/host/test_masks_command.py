@@ -56,11 +56,11 @@ def test_a_run_that_is_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
     counts = json.loads(lines[0])
     assert counts == sorted(counts)
     assert 0 < counts[0] < COUNT or 0 == counts[0] < counts[-1]  # killed on its way
-    assert (f"14 pictures: masks made for {COUNT - counts[-1]}, made before and still right for {counts[-1]}, kept for 0; "
-            "nothing found in 1, failed 1; white = learn") in lines
+    made = f"{COUNT - counts[-1]} mask{'s' * (COUNT - counts[-1] != 1)} made"
+    assert f"14 pictures: {made}, {counts[-1]} made before and still right, 0 kept, 1 with nothing found, 1 failed; white = learn" in lines
 
     whole = tmp_path / "whole"
-    slow = {"slow": lambda settings: Bright(**settings)}
+    slow = {"slow": lambda regions, settings: Bright(**settings)}
     write_masks(mask_places(scan_folder(FolderSpec(folder=folder, mask_source="none")), "another folder", whole),
                 read_plan(json.dumps(PLAN), slow), "keep")
     masks, expected = hashes(folder / "masks"), hashes(whole)
@@ -78,7 +78,7 @@ def test_a_run_that_is_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
 
 
 def test_plans_in_files() -> None:
-    known = {"bright": lambda settings: Bright(**settings)}
+    known = {"bright": lambda regions, settings: Bright(**settings)}
     recipe = [{"op": "grow", "amount": 3, "unit": "pixels"}]
     parts = [{"segmenter": "bright", "settings": "a", "weights": {"bright": 1, "background": 0.1}},
              {"segmenter": "bright", "weights": {"red": 0.5}, "how": "multiply", "recipe": recipe}]
@@ -103,7 +103,7 @@ def test_plans_in_files() -> None:
 ])
 def test_plans_that_are_refused(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        read_plan(text, {"bright": lambda settings: Bright(**settings)})
+        read_plan(text, {"bright": lambda regions, settings: Bright(**settings)})
 
 
 def test_dev_hands_the_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
