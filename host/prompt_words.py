@@ -28,12 +28,11 @@ BYTE_OF = {chr(b): b for b in PRINTABLE} | {chr(256 + i): b for i, b in enumerat
 @dataclass(frozen=True, slots=True)
 class PromptWords:
     """`text`: the prompt without weights and brackets. `places`: for each of its characters the tokens that it is read from, as
-    positions in the conditioning; a blank has none. `length`: tokens of the conditioning.
+    positions in the conditioning; a blank has none.
     """
 
     text: str
     places: tuple[frozenset[int], ...]
-    length: int
 
     def positions(self, phrase: str) -> tuple[int, ...]:
         """The tokens of every time that the phrase stands in the prompt. Raises ValueError where it does not."""
@@ -86,7 +85,7 @@ def prompt_words(clip: comfy.sd.CLIP, prompt: str, padding: TextPadding, length:
             if 0 <= at + place < length:
                 places[i].add(at + place)
         at += len(row)
-    return PromptWords(text, tuple(map(frozenset, places)), length)
+    return PromptWords(text, tuple(map(frozenset, places)))
 
 
 def read_in_order(tokens: dict[str, Any]) -> list[str]:

@@ -149,10 +149,6 @@ def most_changed(one: Tensor, other: Tensor) -> int:
     return int(difference.reshape(-1, difference.shape[-1]).sum(0).argmax())
 
 
-def is_joint(call: Call) -> bool:
-    return call.q.shape[-2] == call.k.shape[-2]
-
-
 def host_attention(asked: list[Call], words: slice, start: int, found: Tensor, cross: bool) -> Tensor:
     """(T, h, w): the mean over the calls, coarser grids of a U-Net enlarged by OpenCV."""
     high, wide = found.shape[1:]

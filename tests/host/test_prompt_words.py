@@ -6,18 +6,25 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import comfy.sd
 import comfy.sd1_clip
 import comfy.sdxl_clip
 import comfy.text_encoders.aura_t5
 import comfy.text_encoders.flux
+import comfy.text_encoders.hunyuan_video
 import comfy.text_encoders.omnigen2
 import comfy.text_encoders.qwen_image
+import comfy.text_encoders.qwen_vl
 import comfy.text_encoders.sd3_clip
 import comfy.text_encoders.z_image
 import pytest
 import torch
 from pack.host.prompt_words import prompt_words, read_in_order
+from pack.host.prompts import encode_caption
 from pack.host.text_padding import PRESETS, TextPadding
+
+from .test_live_text import tiny_clip
+from .tiny import random_weights
 
 # By model: the tokenizer, and how many tokens of its template are cut off before the diffusion model reads.
 TOKENIZERS = {
@@ -121,3 +128,40 @@ def test_embeddings_among_the_words_are_refused() -> None:
     clip = SimpleNamespace(tokenizer=tokenizer, tokenize=lambda text, **options: {"l": [row]})
     with pytest.raises(ValueError, match=r"embeddings \(embedding:name\)"):
         prompt_words(clip, "embedding:x a", TextPadding(), 4)
+
+
+SMALL = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 1, "num_key_value_heads": 1}
+LANGUAGE_MODELS = {
+    "qwen_image": (comfy.text_encoders.qwen_image.QwenImageTEModel, comfy.text_encoders.qwen_image.QwenImageTokenizer, "qwen25_7b"),
+    "z_image": (comfy.text_encoders.z_image.ZImageTEModel, comfy.text_encoders.z_image.ZImageTokenizer, "qwen3_4b"),
+    "omnigen2": (comfy.text_encoders.omnigen2.Omnigen2Model, comfy.text_encoders.omnigen2.Omnigen2Tokenizer, "qwen25_3b"),
+    "hunyuan_video": (comfy.text_encoders.hunyuan_video.HunyuanVideoClipModel, comfy.text_encoders.hunyuan_video.HunyuanVideoTokenizer,
+                      "llama"),
+}
+
+
+def text_encoder(name: str) -> comfy.sd.CLIP:
+    """ComfyUI's own, with its own tokenizer and a few random values to a token."""
+    if name in ("sd15", "sdxl"):
+        return tiny_clip(name)
+    model, tokenizer, key = LANGUAGE_MODELS[name]
+    target = SimpleNamespace(params={}, clip=model, tokenizer=tokenizer)
+    clip = comfy.sd.CLIP(target, model_options={f"{key}_model_config": SMALL, "dtype": torch.float32})
+    clip.cond_stage_model.load_state_dict(random_weights(clip.cond_stage_model))
+    return clip
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", *LANGUAGE_MODELS])
+def test_another_word_changes_the_conditioning_where_it_is_said_to_stand(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These encoders read from left to right: nothing before the word changes."""
+    small_eyes = comfy.text_encoders.qwen_vl.Qwen2VLVisionTransformer
+    eyes = {"hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "num_layers": 2}
+    monkeypatch.setattr(comfy.text_encoders.qwen_vl, "Qwen2VLVisionTransformer", lambda **given: small_eyes(**given | eyes))
+    with torch.inference_mode():
+        clip = text_encoder(name)
+        prompts = (f"on the left a (red:1.2) {word}, a house" for word in ("star", "dog"))
+        one, other = (encode_caption(clip, prompt, TextPadding())["cross_attn"] for prompt in prompts)
+    place, = prompt_words(clip, "on the left a (red:1.2) star, a house", TextPadding(), one.shape[1]).positions("star")
+    change = (one - other).abs().sum((0, 2))
+    assert place == int((change > 1e-5).int().argmax())
+    assert change[place] > 1e-3
