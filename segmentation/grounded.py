@@ -94,9 +94,8 @@ class Grounded:
         found: dict[str, Tensor] = {}
         if not sam.reads_text:
             raise ValueError(f"{sam.name} reads no text; connect a detector, or take a SAM 3")
-        for phrase, region in region_of.items():
-            masks = sam.from_text(picture_HWC, phrase)[:self.most]
-            for mask_HW in masks:
+        for region, masks in zip(region_of.values(), sam.from_texts(picture_HWC, list(region_of)), strict=True):
+            for mask_HW in masks[:self.most]:
                 found[region] = torch.maximum(found[region], mask_HW) if region in found else mask_HW
         return found
 

@@ -16,7 +16,14 @@ from pack.masks.recipe import MaskRecipe
 from pack.nodes.words import SOURCES, ClipSegMasks, FindBoxes, LoadClipSeg, LoadDetector, WordMasks
 from pack.segmentation import grounded
 from pack.segmentation.detector import load_detector
-from pack.tests.segmentation.tiny_words import noise, save_clipseg, save_florence, save_florence_as_microsoft, save_grounding
+from pack.tests.segmentation.tiny_words import (
+    noise,
+    save_clipseg,
+    save_florence,
+    save_florence_as_microsoft,
+    save_grounding,
+    save_grounding_file,
+)
 
 PICTURE_HWC = noise(40, 60)
 
@@ -65,6 +72,16 @@ def test_a_detector_is_loaded_managed_and_finds_boxes(models: Path, here: list[A
     for label in ("a person", "red hair"):
         assert [box for box in boxes[0] if box["label"] == label] == [box.to_dict() for box in expected if box.label == label][:3]
     assert name != "grounding-dino" or (boxes[0] and boxes[0] != boxes[1])
+
+
+def test_the_original_file_is_loaded_without_running_it(models: Path) -> None:
+    save_grounding_file(models / "bert-base-uncased", models / "groundingdino_swint_ogc.pth")
+    detector = run(LoadDetector, model="groundingdino_swint_ogc.pth", accept_licence=False)
+    image = PICTURE_HWC[None].float() / 255
+    assert run(FindBoxes, detector=detector, image=image, words="person", **THRESHOLDS)[0]
+    (models / "page.pth").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match="page.pth is no whole PyTorch file"):
+        run(LoadDetector, model="page.pth", accept_licence=False)
 
 
 def test_no_words_for_boxes() -> None:

@@ -109,7 +109,7 @@ def test_sam_that_reads_text_needs_no_detector() -> None:
     sam = HalfBoxes(reads_text=True)
     rows = boxed((slice(0, 1), slice(None)), (slice(11, 12), slice(None)), value=0.5)
     same(grounded(None, sam).segment(PICTURE_HWC), {"face": rows, "red hair": rows})
-    assert sam.asked == list(WORDS)
+    assert sam.asked == [list(WORDS)]
     same(grounded(None, sam, most=1).segment(PICTURE_HWC), dict.fromkeys(WORDS[:2], boxed((slice(0, 1), slice(None)), value=0.5)))
     assert grounded(None, sam, source="words in the caption").segment(PICTURE_HWC, "nothing") == {}
 

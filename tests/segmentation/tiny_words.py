@@ -314,7 +314,10 @@ class HalfBoxes:
         return masks
 
     def from_text(self, picture_HWC: Tensor, phrase: str) -> list[Tensor]:
-        self.asked.append(phrase)
+        return self.from_texts(picture_HWC, [phrase])[0]
+
+    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str]) -> list[list[Tensor]]:
+        self.asked.append(list(phrases))
         masks = torch.zeros(2, *picture_HWC.shape[:2])
         masks[0, 0] = masks[1, -1] = 0.5
-        return list(masks) if phrase != "unicorn" else []
+        return [[] if phrase == "unicorn" else list(masks) for phrase in phrases]
