@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from comfy_cli.workflow_to_api import convert_ui_to_api
@@ -12,6 +13,12 @@ from . import tiny_files
 from .server import ROOT, Comfy, Graph, Node
 
 WORKFLOWS = ROOT / "workflows"
+
+
+def save_sam2(folder: Path) -> None:
+    tiny_sams.save(folder, tiny_sams.sam2(), tiny_sams.sam2_processor())
+
+
 TRAIN, SAVE = "MaskedLoRA_Train", "MaskedLoRA_SaveLora"
 # Which files those that load models ask for, and who makes tiny ones. A text encoder in a file is never tiny: see `swap_text_encoder`.
 FILES = {
@@ -19,7 +26,7 @@ FILES = {
     "video": {"diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors": tiny_files.save_wan, "vae/wan_2.1_vae.safetensors":
               tiny_files.save_wan_vae, "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors": lambda file: file.touch()},
     "body_part_masks": {"sapiens/sapiens2_0.4b_seg.safetensors": tiny_body.save_sapiens2_file},
-    "masks_from_words": {"grounding-dino/grounding-dino-tiny": tiny_words.save_grounding, "sam2/sam2.1-hiera-tiny": tiny_sams.save_sam2},
+    "masks_from_words": {"grounding-dino/grounding-dino-tiny": tiny_words.save_grounding, "sam2/sam2.1-hiera-tiny": save_sam2},
 }
 FEW = {TRAIN: {"steps": 3}, "KSampler": {"steps": 2}}
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
