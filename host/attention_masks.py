@@ -81,7 +81,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class WordFound:
-    """attention: its mean over the picture. Beside a training mask: the share of it inside, and the map's `separation`."""
+    """attention: its mean over the picture. Beside a training mask: the share of it inside, and the map's `separation`,
+    which a mask that is all white or all black has not.
+    """
 
     word: str
     attention: float
@@ -89,8 +91,9 @@ class WordFound:
     separation: float = math.nan
 
     def line(self) -> str:
-        fit = "" if math.isnan(self.inside) else f", {self.inside:.0%} of it inside the mask, separation {self.separation:.2f}"
-        return f"{self.word}: {self.attention:.3%} of the picture's attention{fit}"
+        within = "" if math.isnan(self.inside) else f", {self.inside:.0%} of it inside the mask"
+        apart = "" if math.isnan(self.separation) else f", separation {self.separation:.2f}"
+        return f"{self.word}: {self.attention:.3%} of the picture's attention{within}{apart}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -347,6 +347,14 @@ def test_what_cannot_be_looked_into_is_said(models: Models) -> None:
         attention_to_words(strange, cond, [latent], Looks(), Progress(None))
 
 
+def test_a_model_that_reads_a_picture_among_its_words_is_refused() -> None:
+    patcher, arch = tiny_patcher("wan")
+    latent, cond = Case("wan").picture_and_text(arch)
+    patcher.model.diffusion_model.img_emb = torch.nn.Identity()
+    with pytest.raises(ValueError, match="WAN21 with CLIP vision reads a picture among its words"):
+        attention_to_words(patcher, cond, [latent], Looks(), Progress(None))
+
+
 def test_every_proven_model_can_be_looked_into() -> None:
     assert FAMILIES.keys() == PROVEN
 
@@ -401,4 +409,6 @@ def test_the_node_in_a_running_comfyui(comfy: Comfy) -> None:
     report = graph.add("PreviewAny", source=node[2])
     text = comfy.run(graph).text(report)
     assert text.count("red star: ") == 2
+    assert "100% of it inside the mask" in text
     assert "mask: covers 100%" in text
+    assert "nan" not in text
