@@ -59,7 +59,7 @@ class Florence:
     def _short(self, text: str) -> str:
         """As much of a text as the model reads; without brackets, which could spell a task or a location."""
         tokenizer = self.processor.tokenizer
-        room = self._positions - self.processor.num_image_tokens - TASK_WORDS
+        room = self._positions - self.processor.image_processor.image_seq_length - TASK_WORDS
         tokens = tokenizer(" ".join(text.replace("<", " ").replace(">", " ").split()), add_special_tokens=False)["input_ids"]
         return str(tokenizer.decode(tokens[:room])) if len(tokens) > room else tokenizer.decode(tokens)
 

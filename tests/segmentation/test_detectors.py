@@ -13,8 +13,10 @@ import transformers
 from pack.segmentation.boxes import Box
 from pack.segmentation.detector import inside, load_detector, surest
 from pack.segmentation.florence import Florence
+from pack.segmentation.florence_layout import TOKENS
 from pack.segmentation.grounding import GroundingDino, match, overlap, without_doubles
 from pack.tests.segmentation.tiny_words import (
+    FLORENCE_TOKENS,
     noise,
     save_clipseg,
     save_florence,
@@ -247,35 +249,39 @@ def test_long_captions_are_cut(models: Path) -> None:
     assert len(florence.processor.tokenizer(florence._short("woman " * 100))["input_ids"]) <= 128 - 5 - 48 + 2
 
 
+def test_microsofts_vocabulary_is_bart_and_the_extra_tokens() -> None:
+    """BART has 50265 tokens, Microsoft's config.json says 51289."""
+    assert tuple(FLORENCE_TOKENS) == TOKENS
+    assert 50265 + len(TOKENS) == 51289
+
+
 @pytest.mark.parametrize("layout", ["florence2", "microsoft", "pickled"])
 def test_florence_sees_what_its_processor_makes_of_the_picture(models: Path, layout: str) -> None:
     """Logits of the layouts are those of transformers' own model, tokens those of its processor."""
-    seen: list[Any] = []
+    seen: list[Tensor] = []
+    sent: list[Tensor] = []
     read = {"pickled": lambda file: torch.load(file, weights_only=True)}.get(layout, no_file)
     florence = load_detector(models / layout, torch.float32, read)
     picture_HWC = noise(50, 70)
-    florence.module.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs), with_kwargs=True)
+    model: Any = florence.module
+    model.model.vision_tower.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: sent.append(inputs[0]))
     florence.find(picture_HWC, ["red hair", "cat"])
     native = transformers.Florence2ForConditionalGeneration.from_pretrained(models / "florence2").eval()
     processor = transformers.Florence2Processor.from_pretrained(models / "florence2")
     task = "<OPEN_VOCABULARY_DETECTION>"
     inputs = processor(text=[f"{task}red hair", f"{task}cat"], images=[Image.fromarray(picture_HWC.numpy())] * 2, padding=True,
                        return_tensors="pt")
-    config: Any = florence.module.config
     decoded = torch.tensor([[2, 0, 9, 300]] * 2)
-    ids = inputs["input_ids"].where(inputs["input_ids"] != native.config.image_token_id, torch.tensor(config.image_token_id))
+    ids = inputs["input_ids"].where(inputs["input_ids"] != native.config.image_token_id, torch.tensor(model.config.image_token_id))
     with torch.no_grad():
         expected = native(**inputs, decoder_input_ids=decoded).logits
-        first = florence._answers  # the same inputs, by ours
-        found = florence.module(input_ids=ids, attention_mask=inputs["attention_mask"], pixel_values=inputs["pixel_values"],
+        found = model(input_ids=ids, attention_mask=inputs["attention_mask"], pixel_values=inputs["pixel_values"],
                                 decoder_input_ids=decoded).logits
-    assert first
     assert (found - expected[..., :found.shape[-1]]).abs().max() < 1e-5
     assert expected.std() > 0.01
-    ours = florence.processor(text=[f"{task}red hair", f"{task}cat"], images=[picture_HWC.permute(2, 0, 1)] * 2, padding=True,
-                              return_tensors="pt")
-    assert torch.equal(ours["input_ids"], ids)
-    assert torch.equal(ours["pixel_values"], inputs["pixel_values"])
+    assert torch.equal(seen[0], inputs["pixel_values"])
+    assert torch.equal(sent[0], ids)
 
 
 # Original files

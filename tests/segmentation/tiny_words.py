@@ -235,7 +235,9 @@ def save_florence_as_microsoft(folder: Path, native: nn.Module, *, pickled: bool
             "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
             "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_position_embeddings": 128, "bos_token_id": 0, "pad_token_id": 1,
             "eos_token_id": 2, "decoder_start_token_id": 2, "forced_bos_token_id": 0, "forced_eos_token_id": 2, "dropout": 0.1,
-            "early_stopping": True, "no_repeat_ngram_size": 3, "num_beams": 3, "normalize_before": False, "id2label": {"0": "LABEL_0"}}
+            "early_stopping": True, "no_repeat_ngram_size": 3, "num_beams": 3, "normalize_before": False, "classif_dropout": 0.1,
+            "label2id": {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}, "add_bias_logits": False, "add_final_layer_norm": False,
+            "activation_function": "gelu", "gradient_checkpointing": False, "scale_embedding": False, "num_hidden_layers": 1}
     (folder / "config.json").write_text(json.dumps({
         "_name_or_path": "florence2", "architectures": ["Florence2ForConditionalGeneration"], "model_type": "florence2",
         "auto_map": {"AutoConfig": "configuration_florence2.Florence2Config"}, "projection_dim": 16, "vocab_size": vocabulary,
