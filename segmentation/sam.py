@@ -94,7 +94,7 @@ class PointSam:
         answer = self.network(image_embeddings=embeddings, multimask_output=queries[0].ambiguous,
                               **_coordinates(queries, inputs, parameter.device))
         best_N = answer.iou_scores[0].argmax(dim=-1)
-        logits_Nhw = answer.pred_masks[0, torch.arange(len(queries)), best_N].float()
+        logits_Nhw = answer.pred_masks[0, torch.arange(len(queries), device=best_N.device), best_N].float()
         if not torch.isfinite(logits_Nhw).all():
             raise ValueError(f"{self.name} gave NaN or infinity in {parameter.dtype}; run it in float32 (ComfyUI: --force-fp32)")
         return [self._upsample(logits_hw, inputs) for logits_hw in logits_Nhw]

@@ -21,9 +21,10 @@ SINCE = {"SamModel": "4.29", "Sam2Model": "4.57", "Sam2VideoModel": "4.57", "Sam
 SUPPORTED = ("SAM 1, SAM 2 and SAM 2.1 as a file with Meta's names or a folder in transformers' layout, SAM 3 as such a folder")
 SAM3 = {"sam3_video": "Sam3VideoModel", "sam3_tracker": "Sam3TrackerModel", "sam3": "Sam3Model"}
 """What a folder's model_type says: the whole, the half that takes points and boxes, the half that reads words."""
-MARKS = {  # part of a weight's name -> what the file is
-    "sam_mask_decoder.": "SAM 2", "image_encoder.neck.": "SAM 1", "tracker_neck.": "SAM 3", "detector.backbone.": "SAM 3",
-    "lora_": "a LoRA", "diffusion_model.": "a diffusion model", "double_blocks.": "a diffusion model", "text_model.": "a text encoder",
+MARKS = {  # part of a weight's name -> what the file is, the first that fits
+    "lora_": "a LoRA", "tracker_neck.": "SAM 3", "detector.backbone.": "SAM 3", "mask_decoder.hf_token": "SAM-HQ",
+    "image_encoder.layers.": "MobileSAM", "sam_mask_decoder.": "SAM 2", "image_encoder.neck.": "SAM 1",
+    "diffusion_model.": "a diffusion model", "double_blocks.": "a diffusion model", "text_model.": "a text encoder",
 }
 
 
@@ -37,11 +38,15 @@ def load_sam(path: Path, dtype: torch.dtype, read: Read) -> PointSam | Sam3:
     if not path.is_file():
         raise ValueError(f"{path} is neither a file nor a folder; choose another model or put it there")
     weights = read(path)
-    if "image_encoder.neck.0.weight" in weights and "mask_decoder.iou_token.weight" in weights:
-        return _sam1(path, weights, dtype)
-    if "sam_mask_decoder.iou_token.weight" in weights:
-        return _sam2(path, weights, dtype)
-    raise ValueError(_not_a_sam(path, _what(weights)))
+    what = next((what for mark, what in MARKS.items() if any(mark in name for name in weights)), "")
+    try:
+        if what == "SAM 1":
+            return _sam1(path, weights, dtype)
+        if what == "SAM 2":
+            return _sam2(path, weights, dtype)
+    except KeyError as error:
+        raise ValueError(f"{path} lacks the weight {error} of {what}; it is damaged or a part: download it again") from error
+    raise ValueError(_not_a_sam(path, what or f"a file with weights such as {next(iter(weights), 'none')!r}"))
 
 
 def _processor(name: str, folder: Path | None = None, **sizes: Any) -> Any:
@@ -102,11 +107,15 @@ def _sam1(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Poin
 
 
 def _sam2(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> PointSam:
-    config_class = transformers_class("Sam2VideoConfig", SINCE["Sam2VideoModel"])
-    config = config_class(**sam2_config(path, weights))
-    network = _network("Sam2VideoModel", path, dtype, config=config, state_dict=rename(weights, "sam2"))
+    follows = "maskmem_tpos_enc" in weights
+    settings, renamed = sam2_config(path, weights), rename(weights, "sam2")
+    name = "Sam2Video" if follows else "Sam2"
+    config = transformers_class(f"{name}Config", SINCE[f"{name}Model"])(**settings)
+    network = _network(f"{name}Model", path, dtype, config=config, state_dict=renamed)
     side = config.prompt_encoder_config.image_size
-    return _with_video(f"sam2 {path.name}", network, _processor("Sam2ImageProcessor", size={"height": side, "width": side}))
+    image_processor = _processor("Sam2ImageProcessor", size={"height": side, "width": side})
+    named = f"sam2 {path.name}"
+    return _with_video(named, network, image_processor) if follows else PointSam(named, network, image_processor)
 
 
 def _with_video(name: str, video: Any, image_processor: Any) -> PointSam:
@@ -127,13 +136,6 @@ def _sharing(model_class: str, config_class: str, video: Any, config: Any) -> An
     for part in ("prompt_encoder", "mask_decoder", "shared_image_embedding", "no_memory_embedding"):
         setattr(network, part, getattr(video, part))
     return network.eval()
-
-
-def _what(weights: Mapping[str, Tensor]) -> str:
-    for mark, what in MARKS.items():
-        if any(mark in name for name in weights):
-            return what
-    return f"a file with weights such as {next(iter(weights), 'none')!r}"
 
 
 def _not_a_sam(path: Path, what: str) -> str:

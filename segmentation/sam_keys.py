@@ -122,14 +122,18 @@ def sam1_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def sam2_config(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Sam2VideoConfig's values of a SAM 2 or 2.1 file with Meta's names. Raises ValueError that names the file for an unknown size."""
+    """Values of Sam2VideoConfig, or of Sam2Config for a file without a memory of frames, of a SAM 2 or 2.1 file with Meta's names.
+
+    Raises ValueError that names the file for an unknown size.
+    """
     blocks = _count(weights, "image_encoder.trunk.blocks.")
     if blocks not in HIERA:
         raise ValueError(f"{file} is a SAM 2 of {blocks} blocks; those known (tiny, small, base+, large) have {', '.join(map(str, HIERA))}")
     widths = HIERA[blocks].get("embed_dim_per_stage", [96, 192, 384, 768])
-    return {"vision_config": {"backbone_config": {"model_type": "sam2_hiera_det_model", **HIERA[blocks]},
-                              "backbone_channel_list": widths[::-1]},
-            # 2.1 has these, 2.0 does not.
+    vision = {"backbone_config": {"model_type": "sam2_hiera_det_model", **HIERA[blocks]}, "backbone_channel_list": widths[::-1]}
+    if "maskmem_tpos_enc" not in weights:
+        return {"vision_config": vision}
+    return {"vision_config": vision,  # 2.1 has what these switch on, 2.0 does not
             "enable_occlusion_spatial_embedding": "no_obj_embed_spatial" in weights,
             "enable_temporal_pos_encoding_for_object_pointers": "obj_ptr_tpos_proj.weight" in weights}
 
