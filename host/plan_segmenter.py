@@ -29,6 +29,10 @@ class PlanSegmenter:
     def exclusive(self) -> bool:
         return False
 
+    @property
+    def reads_captions(self) -> bool:
+        return self.plan.reads_captions
+
     def describe(self) -> dict[str, object]:
         return {"plan": json.loads(self.plan.to_json())}
 

@@ -87,6 +87,10 @@ class BodyParts:
         return f"body parts by {self.model}"
 
     @property
+    def reads_captions(self) -> bool:
+        return any(getattr(one, "reads_captions", False) for one in (self.person, self.face_oval))
+
+    @property
     def exclusive(self) -> bool:
         return True
 

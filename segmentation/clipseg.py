@@ -71,6 +71,10 @@ class ClipSegWords:
     def name(self) -> str:
         return self.model_name
 
+    @property
+    def reads_captions(self) -> bool:
+        return self.from_caption
+
     def describe(self) -> dict[str, object]:
         return {"kind": "clipseg", "model": self.model_name, "words": list(self.words), "threshold": self.threshold,
                 "from_caption": self.from_caption}

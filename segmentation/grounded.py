@@ -60,6 +60,10 @@ class Grounded:
     def name(self) -> str:
         return f"words by {' and '.join(self.models)}"
 
+    @property
+    def reads_captions(self) -> bool:
+        return self.source != "the words"
+
     def describe(self) -> dict[str, object]:
         return {"kind": "words", "models": list(self.models), "words": list(self.words), "source": self.source, "most": self.most,
                 "threshold": self.threshold, "text_threshold": self.text_threshold}

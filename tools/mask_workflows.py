@@ -85,7 +85,7 @@ def tried(g: Graph, data_set: Output, plan: Output) -> Graph:
     column = Column(g, 720, 75, 580)
     images, _, captions, names = column.add("MaskedLoRA_DataSetToLists", 130, data_set=data_set, count=1)
     mask, *_ = column.add("MaskedLoRA_MakeMasks", 190, plan=plan, image=images, caption=captions)
-    column.add("MaskedLoRA_PreviewMask", 660, images=images, masks=mask, names=names)
+    column.add("MaskedLoRA_PreviewMask", 620, images=images, masks=mask, names=names)
     g.add("MaskedLoRA_WriteMasks", (1360, 75), (380, 1065), data_set=data_set, plan=plan,
           **{"layout": "another folder", "layout.folder": "demo_masks [output]"})
     return g

@@ -11,10 +11,10 @@ from pack.host import model_files
 from pack.host.managed import Managed
 from pack.host.mask_plan import MaskPlan
 from pack.host.plan_file import read_plan
-
-pytest.importorskip("pack.tests.segmentation.tiny_words")
-from pack.tests.segmentation.tiny_body import save_sapiens2  # noqa: E402
-from pack.tests.segmentation.tiny_words import noise, save_clipseg, save_grounding  # noqa: E402
+from pack.host.plan_segmenter import PlanSegmenter
+from pack.segmentation.body_parts import BodyParts
+from pack.tests.segmentation.tiny_body import save_sapiens2
+from pack.tests.segmentation.tiny_words import noise, save_clipseg, save_grounding
 
 PICTURE_HWC = noise(40, 60)
 
@@ -65,3 +65,17 @@ def test_boxes_around_people() -> None:
 def test_what_cannot_be_made(part: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         plan(**part, weights={"face": 1})
+
+
+DINO, CLIPSEG = {"segmenter": "words", "detector": "grounding-dino/tiny"}, {"segmenter": "clipseg", "model": "clipseg/tiny"}
+
+
+@pytest.mark.parametrize(("part", "reads"), [
+    (DINO, False), (DINO | {"source": "words in the caption"}, True), (CLIPSEG, False), (CLIPSEG | {"from_caption": True}, True)])
+def test_a_plan_knows_whether_a_caption_decides_its_masks(part: dict[str, Any], reads: bool) -> None:
+    """Write Masks makes a mask anew when the caption changes, but only where that can change the mask."""
+    words = plan(**part, weights={"person": 1})
+    assert words.reads_captions is reads
+    parts = BodyParts(lambda: pytest.fail("not loaded"), "tiny", person=PlanSegmenter(words))
+    assert parts.reads_captions is reads
+    assert BodyParts(parts.parser, "tiny").reads_captions is False
