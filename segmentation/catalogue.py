@@ -90,7 +90,7 @@ PLACES: Mapping[Family, tuple[Place, ...]] = {
     "sapiens": (Place("sapiens", "sapiens", files=True), Place("sapiens2", "sapiens2", files=True)),
     "face parsing": (Place("face_parsing", "face_parsing"), Place("rmbg", "RMBG")),
     "sam": (Place("sams", "sams", files=True), Place("sam2", "sam2", files=True), Place("sam3", "sam3", files=True)),
-    "detector": (Place("grounding-dino", "grounding-dino"), Place("LLM", "LLM"), Place("florence2", "florence2")),
+    "detector": (Place("grounding-dino", "grounding-dino", files=True), Place("LLM", "LLM"), Place("florence2", "florence2")),
     "clipseg": (Place("clipseg", "clipseg"),),
 }
 

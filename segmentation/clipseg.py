@@ -93,4 +93,4 @@ def load_clipseg(path: Path, dtype: torch.dtype) -> ClipSeg:
     if kind != "clipseg":
         raise ValueError(f"{path} holds {kind or 'a model of an unnamed kind'}, not CLIPSeg; {ADVICE}")
     model, processor = transformers_class("CLIPSegForImageSegmentation", "4.25"), transformers_class("CLIPSegProcessor", "4.25")
-    return ClipSeg(all_loaded(model, path, dtype=dtype), load_processor(processor, path), f"clipseg {path.name}")
+    return ClipSeg(all_loaded(model, path, dtype), load_processor(processor, path), f"clipseg {path.name}")

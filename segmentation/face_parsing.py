@@ -22,7 +22,7 @@ def load_face_parsing(folder: Path, dtype: torch.dtype) -> BodyParser:
     network = transformers_class("SegformerForSemanticSegmentation", NEEDS)
     processor_class = transformers_class("SegformerImageProcessor", NEEDS)
     table = class_table(read_config(folder).get("id2label") or {}, folder)
-    model = all_loaded(network, folder).to(dtype)
+    model = all_loaded(network, folder, dtype)
     told = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
     processor = processor_class.from_pretrained(folder, local_files_only=True) if told else processor_class()
     return BodyParser(

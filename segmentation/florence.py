@@ -96,4 +96,4 @@ def load_florence(path: Path, dtype: torch.dtype, read_file: ReadFile) -> Floren
     if is_microsofts(read_config(path)):
         return Florence(*load_microsofts(path, dtype, read_file), name)
     model, processor = transformers_class("Florence2ForConditionalGeneration", SINCE), transformers_class("Florence2Processor", SINCE)
-    return Florence(all_loaded(model, path, dtype=dtype), load_processor(processor, path), name)
+    return Florence(all_loaded(model, path, dtype), load_processor(processor, path), name)

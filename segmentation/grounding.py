@@ -74,7 +74,7 @@ class GroundingDino:
 
 def load_grounding(path: Path, kind: str) -> GroundingDino:
     """In float32 always: boxes come as shares of the picture, which float16 rounds to half a pixel at 1024 pixels and 2 at 4096."""
-    model = all_loaded(transformers_class(*MODELS[kind]), path, dtype=torch.float32)
+    model = all_loaded(transformers_class(*MODELS[kind]), path, torch.float32)
     processor = load_processor(transformers_class("GroundingDinoProcessor", "4.40"), path)
     return GroundingDino(model, processor, f"{kind} {path.name}")
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -19,7 +20,7 @@ def transformers_class(name: str, needs: str) -> Any:
                          "with: python -m pip install -U transformers") from error
 
 
-def all_loaded(network: Any, path: Path, **settings: Any) -> Any:
+def all_loaded(network: Any, path: Path, dtype: torch.dtype, **settings: Any) -> Any:
     """`network.from_pretrained` of a directory, or of a file whose weights and config are given; in inference mode (eval).
 
     Raises ValueError where weights are missing or damaged: transformers would go on with random ones.
@@ -33,7 +34,7 @@ def all_loaded(network: Any, path: Path, **settings: Any) -> Any:
         raise ValueError(f"{path} cannot be loaded as {network.__name__} ({_first_line(error)}); download it again") from error
     if missing := sorted(told["missing_keys"]):
         raise ValueError(f"{path} lacks {len(missing)} weights of {network.__name__}, such as {missing[0]}: another model, or damaged")
-    return model.eval()
+    return model.eval().to(dtype)  # the setting for it has another name in transformers before 4.56
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

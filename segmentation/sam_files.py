@@ -63,7 +63,7 @@ def _processor(name: str, folder: Path | None = None, **sizes: Any) -> Any:
 
 
 def _network(name: str, path: Path, dtype: torch.dtype, **settings: Any) -> Any:
-    return all_loaded(transformers_class(name, SINCE[name]), path, **settings).to(dtype)
+    return all_loaded(transformers_class(name, SINCE[name]), path, dtype, **settings)
 
 
 def _from_folder(path: Path, dtype: torch.dtype) -> PointSam | Sam3:

@@ -40,8 +40,9 @@ class Segmenter(Protocol):
 
 
 def to_bytes(image_HWC: Tensor) -> Tensor:
-    """ComfyUI's float picture (H, W, 3 or more channels) in 0..1 as uint8 RGB (H, W, 3) on the CPU.
+    """ComfyUI's float picture (H, W, 1 grey, 3 or more channels) in 0..1 as uint8 RGB (H, W, 3) on the CPU.
 
     Image processors divide by 255 whatever they are given, without an error: floats would end up almost black.
     """
-    return image_HWC[..., :3].detach().to("cpu", torch.float32).mul(255).round().clamp(0, 255).to(torch.uint8)
+    colours_HWC = image_HWC[..., :3].detach().to("cpu", torch.float32).mul(255).round().clamp(0, 255).to(torch.uint8)
+    return colours_HWC.expand(-1, -1, 3)
