@@ -15,6 +15,7 @@ from .mask_plan import BACKGROUND, MaskPlan, Part
 
 OWN_KEYS = frozenset({"segmenter", "weights", "how", "recipe"})
 FILE_KEYS = frozenset({"model", "detector", "sam", "accept_licence"})
+QUICK_PLAN = json.dumps({"parts": [{"segmenter": "quick", "weights": {"face": 1, "person": 0.502}}]})  # 255, 128, 0
 Settings = dict[str, Any]
 Builder = Callable[[tuple[str, ...], Settings], Segmenter]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pack.dataset.scan import FolderSpec, scan_folder
+from pack.host.folders import PACK_ROOT
 from pack.host.mask_journal import JOURNAL
 from pack.host.mask_places import mask_places
 from pack.host.mask_writer import write_masks
@@ -75,6 +77,16 @@ def test_a_run_that_is_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
     assert (report / "needs_a_person.txt").read_text("utf-8") == f"{folder / 'flipped.png'}\n{folder / 'night.png'}\n"
     assert (report / "report.txt").read_text("utf-8").splitlines()[0] in lines
     assert Image.open(report / "sheet.png").width > 800
+
+
+def test_without_a_plan_people_and_faces_are_weighed(tmp_path: Path) -> None:
+    """The weights of blissful-tuner's guide: 255 for the face, 128 for the rest of a person, 0 behind."""
+    shutil.copy(PACK_ROOT / "assets" / "photographs" / "astronaut.jpg", tmp_path)
+    command = [sys.executable, PACK_ROOT / "tools" / "make_masks.py", tmp_path, "--report", tmp_path / "report", "--cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    mask_HW = np.asarray(Image.open(tmp_path / "masks" / "astronaut.png"))
+    assert [mask_HW[130, 220], mask_HW[400, 150], mask_HW[30, 30]] == [255, 128, 0]  # her face, her suit, the flag
 
 
 def test_plans_in_files() -> None:
