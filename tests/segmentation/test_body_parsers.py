@@ -120,7 +120,8 @@ def test_several_pictures_of_several_sizes_at_once(models: Path) -> None:
     pictures = [noise(50 + i, 70 - i, i) for i in range(6)]
     for picture_HWC, together in zip(pictures, parser.group_shares(pictures), strict=True):
         [alone] = parser.group_shares([picture_HWC])
-        assert all((together[group] - alone[group]).abs().max() < 1e-5 for group in alone)
+        for group in alone:  # logits differ by tens, so that the order in which threads add shows in the shares
+            torch.testing.assert_close(together[group], alone[group], atol=1e-4, rtol=0)
 
 
 def test_sapiens2_single_file_needs_no_config(models: Path) -> None:
