@@ -80,12 +80,13 @@ def photographs(g: Graph, at: tuple[int, int]) -> Output:
 
 def tried(g: Graph, data_set: Output, plan: Output) -> Graph:
     """The plan on the first picture, and on the folder."""
-    g.group("One picture", 700, 0, 620, 1160, GREEN)
-    g.group("The folder", 1340, 0, 420, 1160, YELLOW)
-    column = Column(g, 720, 75, 580)
-    images, _, captions, names = column.add("MaskedLoRA_DataSetToLists", 130, data_set=data_set, count=1)
-    mask, *_ = column.add("MaskedLoRA_MakeMasks", 190, plan=plan, image=images, caption=captions)
-    column.add("MaskedLoRA_PreviewMask", 620, images=images, masks=mask, names=names)
-    g.add("MaskedLoRA_WriteMasks", (1360, 75), (380, 1065), data_set=data_set, plan=plan,
+    g.group("One picture", 700, 0, 340, 1160, GREEN)
+    g.group("What of it is learned", 1060, 0, 600, 1160, YELLOW)
+    g.group("The folder", 1680, 0, 420, 1160, YELLOW)
+    column = Column(g, 720, 75, 300)
+    images, _, captions, names = column.add("MaskedLoRA_DataSetToLists", 180, data_set=data_set, count=1)
+    mask, *_ = column.add("MaskedLoRA_MakeMasks", 300, plan=plan, image=images, caption=captions)
+    g.add("MaskedLoRA_PreviewMask", (1080, 75), (560, 1065), images=images, masks=mask, names=names)
+    g.add("MaskedLoRA_WriteMasks", (1700, 75), (380, 1065), data_set=data_set, plan=plan,
           **{"layout": "another folder", "layout.folder": "demo_masks [output]"})
     return g
