@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..dataset.item import DataSet, ImageFiles, Item
-from ..dataset.listing import same_name
+from ..dataset.listing import PICTURE_TYPES, same_name
 
 Layout = Literal["masks folder", "beside, -masklabel.png", "beside, .mask.png", "another folder"]
 LAYOUTS: tuple[Layout, ...] = ("masks folder", "beside, -masklabel.png", "beside, .mask.png", "another folder")
@@ -51,6 +51,13 @@ def mask_places(data_set: DataSet, layout: Layout, folder: Path | None = None) -
 def set_folders(data_set: DataSet) -> list[Path]:
     """The folders that the pictures were listed from, each once. Raises ValueError for pictures that are no files."""
     return list(dict.fromkeys(_home(item, path, _is_clip(item))[0] for item in data_set.items for path in _files(item)))
+
+
+def other_ending(place: Place) -> Path | None:
+    """A mask of this name with another ending, of which the loader would find two; beside a picture it is none."""
+    endings = [] if place.mask.parent == place.picture.parent else [made for ending in sorted(PICTURE_TYPES)
+                                                                    for made in (ending, ending.upper())]
+    return next((other for ending in endings if (other := place.mask.with_name(place.mask.stem + ending)).is_file()), None)
 
 
 def _places(item: Item, layout: Layout, folder: Path | None) -> Iterator[Place]:

@@ -88,7 +88,7 @@ class WriteMasks(io.ComfyNode):
                     "existing", options=["redo ours if changed", "keep", "redo all"], default="redo ours if changed",
                     tooltip="Masks that are there (white = learn). redo ours if changed: those that this node wrote are made anew when the "
                     "plan or the picture is another now, unless a person edited or accepted them. keep: none. redo all: all, also those "
-                    "that a person made."),
+                    "that a person made or accepted."),
             ],
             outputs=[
                 types.DataSet.Output(display_name="data set", tooltip="The pictures that have masks now, with these masks. White = learn."),
@@ -104,9 +104,9 @@ class WriteMasks(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> str:
         # Load Training Folder, before this node, sees pictures and masks that changed; not what a person asked to be made anew.
-        from ..host.mask_journal import redo_stamp
+        from ..host.mask_journal import stamp
 
-        return redo_stamp()
+        return stamp()
 
     @classmethod
     def execute(cls, data_set: DataSet, plan: MaskPlan, layout: dict[str, Any], existing: Existing) -> io.NodeOutput:
