@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..dataset.item import DataSet, ImageFiles, Item
-from ..dataset.listing import PICTURE_TYPES, same_name
+from ..dataset.keys import content_key
+from ..dataset.listing import PICTURE_TYPES, list_files, same_name
 
 Layout = Literal["masks folder", "beside, -masklabel.png", "beside, .mask.png", "another folder"]
 LAYOUTS: tuple[Layout, ...] = ("masks folder", "beside, -masklabel.png", "beside, .mask.png", "another folder")
@@ -51,6 +52,13 @@ def mask_places(data_set: DataSet, layout: Layout, folder: Path | None = None) -
 def set_folders(data_set: DataSet) -> list[Path]:
     """The folders that the pictures were listed from, each once. Raises ValueError for pictures that are no files."""
     return list(dict.fromkeys(_home(item, path, _is_clip(item))[0] for item in data_set.items for path in _files(item)))
+
+
+def folder_state(folder: Path) -> str:
+    """Another text when a mask is added, removed or written: names, times and sizes. No file is opened. Raises ValueError for a folder
+    that cannot be listed."""
+    files = list_files(folder, PICTURE_TYPES).files if folder.is_dir() else ()
+    return content_key(*sorted(f"{found.relative} {found.time_ns} {found.size}" for found in files))
 
 
 def other_ending(place: Place) -> Path | None:

@@ -102,11 +102,21 @@ class WriteMasks(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: Any) -> str:
-        # Load Training Folder, before this node, sees pictures and masks that changed; not what a person asked to be made anew.
+    def fingerprint_inputs(cls, layout: dict[str, Any] | None = None, **inputs: Any) -> str:
+        # Load Training Folder, before this node, sees pictures and masks that changed; not another folder, nor what is still to be done.
+        from ..host.folders import resolve_new_folder
         from ..host.mask_journal import stamp
+        from ..host.mask_places import folder_state
 
-        return stamp()
+        chosen = layout or {}  # None where another node names it
+        name = chosen.get("folder") if chosen.get("layout") == OTHER else None
+        if not name:
+            return stamp()
+        try:
+            folder = resolve_new_folder(name)
+            return f"{stamp(folder)} {folder_state(folder)}"
+        except ValueError as error:  # said when the node runs
+            return str(error)
 
     @classmethod
     def execute(cls, data_set: DataSet, plan: MaskPlan, layout: dict[str, Any], existing: Existing) -> io.NodeOutput:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import folder_paths
 import pytest
 from pack.dataset.scan import FolderSpec, scan_folder
 from pack.host import mask_journal
@@ -17,6 +18,7 @@ from pack.host.mask_plan import MaskPlan, Part
 from pack.host.mask_report import doubt, in_need, masked_set, report_json, report_text
 from pack.host.mask_sheet import doubtful_sheet
 from pack.host.mask_writer import Result, write_masks
+from pack.nodes.make_masks import WriteMasks
 from PIL import Image
 from torch import Tensor
 
@@ -246,3 +248,29 @@ def test_the_plan_is_described_once_a_run(folder: Path) -> None:
 
     run(folder, plan(1.0, Counted()))
     assert len(described) == 1
+
+
+def test_the_node_runs_again_when_its_folder_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("input", "output", "user"):
+        monkeypatch.setattr(folder_paths, f"{name}_directory", str(folder.parent / name))
+    other = folder.parent / "output" / "own"
+    (other / "sub").mkdir(parents=True)
+
+    def state(name: str | None = "own [output]", layout: Any = "another folder") -> str:
+        return WriteMasks.fingerprint_inputs(data_set=None, layout={"layout": layout, "folder": name}, existing=CHANGED)
+
+    seen, elsewhere = [state()], [state("own_too"), state("..")]
+    for change in (lambda: Image.new("L", SIZE).save(other / "a.png"), lambda: Image.new("L", SIZE).save(other / "sub" / "b.png"),
+                   lambda: os.utime(other / "a.png", ns=(1, 1)), lambda: (other / "a.png").unlink(),
+                   lambda: mask_journal.append(other, Entry("../a.png", review="redo")),
+                   lambda: mask_journal.append(other, Entry("../a.png", status="failed"))):
+        before = WriteMasks.fingerprint_inputs(layout=None), state(None), state(layout=None), state(layout="masks folder")
+        change()
+        seen.append(state())
+    assert len(set(seen)) == len(seen) == 7
+    mask_journal.append(other, Entry("../a.png", review="accepted"))
+    assert state() == seen[-1]
+    assert [state("own_too"), state("..")] == elsewhere
+    # Of folders that are not known all marks count.
+    assert len(set(before)) == 1
+    assert WriteMasks.fingerprint_inputs(layout=None) == state(None) == state(layout=None) != before[0]
