@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,7 +26,7 @@ from ..dataset.transparency import resolve
 from . import mask_journal, mask_making
 from .mask_journal import Entry
 from .mask_making import Watch, coverage_of, make_mask
-from .mask_places import Place, other_ending
+from .mask_places import Place, other_ending, relative_to
 from .mask_plan import MaskPlan
 
 logger = logging.getLogger(__name__)
@@ -285,13 +284,6 @@ def _digest(mask: Path) -> str:
     with suppress(FileNotFoundError):
         return hash_file(mask).digest
     return ""
-
-
-def relative_to(path: Path, home: Path) -> str:
-    try:
-        return Path(os.path.relpath(path, home)).as_posix()
-    except ValueError:  # another drive of Windows
-        return path.as_posix()
 
 
 def _words(error: BaseException) -> str:

@@ -424,3 +424,38 @@ def test_the_report_names_who_needs_a_person(folder: Path) -> None:
     assert sheet.ndim == 3
     assert sheet.dtype == np.uint8
     assert doubtful_sheet(results, shown=1).shape[0] < sheet.shape[0]
+
+
+def test_another_folder_with_someone_elses_pictures_is_refused(folder: Path, tmp_path: Path) -> None:
+    """A colour photograph under the name of a mask is neither taken for one nor overwritten; grey files are a person's masks."""
+    other = tmp_path / "photographs"
+    (other / "sub").mkdir(parents=True)
+    Image.new("RGB", (90, 60), (200, 200, 200)).save(other / "cat.png")
+    Image.new("RGB", (48, 48), (90, 90, 90)).save(other / "camera.jpg")
+    results = write_masks(mask_places(scan(folder), "another folder", other), PLAN, CHANGED)
+    found = statuses({result.place.name: result for result in results})
+    assert found == MADE | {"cat": "kept", "camera": "kept"}
+    for name in ("sub/a.b cup.png", "camera.jpg"):
+        before = (other / name).read_bytes()
+        Image.fromarray(data.coffee()).resize((60, 40)).save(other / name)
+        photograph = (other / name).read_bytes()
+        with pytest.raises(ValueError, match=rf"{name} is a picture in colour and not a mask for .*{name[:-4]}.*name a folder of its own"):
+            mask_places(scan(folder), "another folder", other)
+        assert (other / name).read_bytes() == photograph
+        (other / name).write_bytes(before)
+    Image.fromarray(data.coffee()).resize((60, 40)).save(other / "cat.png")
+    accepted = replace(mask_journal.read(other)["../set/cat.png"], mask_sha256=hashlib.sha256((other / "cat.png").read_bytes()).hexdigest())
+    mask_journal.append(other, accepted)
+    assert len(mask_places(scan(folder), "another folder", other)) == 4  # a person said that this is the mask
+
+
+def test_another_folder_among_the_pictures_is_refused(folder: Path) -> None:
+    for inside in ("my_masks", "sub/weights", "sub"):
+        with pytest.raises(ValueError, match="lies among the pictures of .*set, and its masks would be taken for pictures; name a folder"):
+            mask_places(scan(folder), "another folder", folder / inside)
+    for inside in ("masks", "masks/first", "sub/masks", ".weights"):
+        write_masks(mask_places(scan(folder), "another folder", folder / inside), PLAN, CHANGED)
+        assert len(scan(folder).items) == 4
+    (folder / "masks").rename(folder / "weights")
+    kept = scan(folder, mask_source="folder", mask_folder="weights", missing_mask="all ones")
+    assert len(mask_places(kept, "another folder", folder / "weights")) == 4
