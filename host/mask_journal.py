@@ -93,7 +93,10 @@ def append(folder: Path, entry: Entry) -> None:
                 line = b"\n" + line
         file.write(line)
     if entry.review == "redo" or entry.status == "failed":
-        write_whole(_stamp(folder), uuid.uuid4().hex.encode())
+        try:
+            write_whole(_stamp(folder), uuid.uuid4().hex.encode())
+        except OSError as error:  # the journal itself is written
+            logger.warning("Masked LoRA: ComfyUI may not run Write Masks again by itself, %s cannot be written: %s", _stamp(folder), error)
 
 
 def require_no_link(folder: Path) -> None:

@@ -160,3 +160,11 @@ def test_who_edits_is_alone(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert read(tmp_path)[MADE.picture].seconds == 80
+
+
+def test_a_stamp_that_cannot_be_written_costs_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "user").write_text("a file")
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path / "user"))
+    append(tmp_path, replace(MADE, status="failed"))
+    assert read(tmp_path)[MADE.picture].status == "failed"
+    assert stamp(tmp_path) == stamp() == ""
