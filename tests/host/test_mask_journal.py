@@ -100,6 +100,11 @@ def test_what_is_cached_is_what_is_there(tmp_path: Path) -> None:
     with journal.open("ab") as file:
         file.write(line(entries[10]) + line(entries[11])[:-1])
     assert list(read(tmp_path).values()) == entries[:12]
+    for half in (line(entries[12])[:50], line(entries[12])[50:]):
+        with journal.open("ab") as file:
+            file.write((b"\n" if half.startswith(b"{") else b"") + half)
+        found = list(read(tmp_path).values())
+    assert found == entries[:13]
     append(tmp_path, replace(entries[0], mask_sha256="new"))
     assert latest(tmp_path, "../0.png") == replace(entries[0], mask_sha256="new")
     assert [is_ours(tmp_path, "../0.png", digest) for digest in (entries[0].mask_sha256, "new", "")] == [True, True, False]
