@@ -13,15 +13,18 @@ from .mask_journal import Entry
 from .mask_plan import MaskPlan
 from .mask_writer import Result, describe
 
+NEEDS = "needs a person"
 LITTLE, MUCH = 0.01, 0.95  # mean weight of a mask below and above which it is doubted
 
 
 def doubt(entry: Entry) -> str:
-    """Why a person should look at a picture; empty if nothing speaks for it, or if a person accepted its mask."""
+    """Why a person should look at a picture; empty if nothing speaks for it. What a person accepted, also that there is no mask, is
+    doubted only for what came after that.
+    """
     if entry.status in ("failed", "nothing found"):
-        return "needs a person"
+        return "" if entry.review == "accepted" else NEEDS
     if entry.review == "accepted":
-        return ""
+        return entry.error if entry.status == "kept" else ""
     if entry.error:
         return entry.error
     if entry.missing:
@@ -45,8 +48,12 @@ def doubtful_first(results: Sequence[Result]) -> list[Result]:
 
 
 def in_need(results: Sequence[Result]) -> list[Result]:
-    """Those without a mask."""
-    return [result for result in results if result.entry.status in ("failed", "nothing found")]
+    """Those without a mask, unless a person said that they have none on purpose."""
+    return [result for result in results if doubt(result.entry) == NEEDS]
+
+
+def worth_a_look(results: Sequence[Result]) -> list[Result]:
+    return [result for result in results if doubt(result.entry) not in ("", NEEDS)]
 
 
 def report_text(results: Sequence[Result], plan: MaskPlan, seconds: float) -> str:
@@ -66,7 +73,7 @@ def report_text(results: Sequence[Result], plan: MaskPlan, seconds: float) -> st
         lines.append(f"{seconds:.1f} s in all; {each:.2f} s to make a mask")
     ordered = doubtful_first(results)
     for title, wanted in (("needs a person (no mask was written)", in_need(ordered)),
-                          ("worth a look", [result for result in ordered if result.entry.mask and doubt(result.entry)])):
+                          ("worth a look", worth_a_look(ordered))):
         if wanted:
             lines += ["", f"{title}: {len(wanted)}", *(f"  {result.place.name}: {describe(result.entry)}" for result in wanted)]
     return "\n".join(lines)
@@ -75,7 +82,7 @@ def report_text(results: Sequence[Result], plan: MaskPlan, seconds: float) -> st
 def report_json(results: Sequence[Result], plan: MaskPlan, seconds: float) -> str:
     """{"plan", "seconds", "counts", "needs_a_person", "worth_a_look", "pictures"}; of each picture what the journal has of it."""
     need = [result.place.name for result in in_need(results)]
-    looks = [result.place.name for result in results if result.entry.mask and doubt(result.entry)]
+    looks = [result.place.name for result in worth_a_look(results)]
     pictures = [{"name": result.place.name, "fresh": result.fresh, **asdict(result.entry), "picture": str(result.place.picture),
                  "mask": str((result.place.home / result.entry.mask).absolute()) if result.entry.mask else None} for result in results]
     told = {"plan": json.loads(plan.to_json()), "seconds": round(seconds, 3), "counts": Counter(one.entry.status for one in results),

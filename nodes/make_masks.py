@@ -88,7 +88,7 @@ class WriteMasks(io.ComfyNode):
                     "existing", options=["redo ours if changed", "keep", "redo all"], default="redo ours if changed",
                     tooltip="Masks that are there (white = learn). redo ours if changed: those that this node wrote are made anew when the "
                     "plan or the picture is another now, unless a person edited or accepted them. keep: none. redo all: all, also those "
-                    "that a person made."),
+                    "that a person made or accepted."),
             ],
             outputs=[
                 types.DataSet.Output(display_name="data set", tooltip="The pictures that have masks now, with these masks. White = learn."),
@@ -102,11 +102,21 @@ class WriteMasks(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: Any) -> str:
-        # Load Training Folder, before this node, sees pictures and masks that changed; not what a person asked to be made anew.
-        from ..host.mask_journal import redo_stamp
+    def fingerprint_inputs(cls, layout: dict[str, Any] | None = None, **inputs: Any) -> str:
+        # Load Training Folder, before this node, sees pictures and masks that changed; not another folder, nor what is still to be done.
+        from ..host.folders import resolve_new_folder
+        from ..host.mask_journal import stamp
+        from ..host.mask_places import folder_state
 
-        return redo_stamp()
+        chosen = layout or {}  # None where another node names it
+        name = chosen.get("folder") if chosen.get("layout") == OTHER else None
+        if not name:
+            return stamp()
+        try:
+            folder = resolve_new_folder(name)
+            return f"{stamp(folder)} {folder_state(folder)}"
+        except ValueError as error:  # said when the node runs
+            return str(error)
 
     @classmethod
     def execute(cls, data_set: DataSet, plan: MaskPlan, layout: dict[str, Any], existing: Existing) -> io.NodeOutput:

@@ -139,6 +139,34 @@ def test_other_places(comfy: Comfy, folder: Path) -> None:
         assert says in comfy.error(graph, WRITE)
 
 
+def test_another_folder_is_looked_at_again_when_it_changed(comfy: Comfy, folder: Path) -> None:
+    masks = comfy.server.output / "watched_masks"
+    shutil.rmtree(masks, ignore_errors=True)
+
+    def run() -> str:
+        graph = Graph()
+        written = write(graph, folder.name, layout="another folder", **{"layout.folder": "watched_masks [output]"})
+        done = comfy.run(graph)
+        return "" if written.id in done.cached else done.text(written).splitlines()[0]
+
+    assert "2 masks made" in run()
+    run()
+    assert run() == ""
+    Image.new("L", (96, 64), 200).save(masks / "cat.png")
+    assert "0 masks made, 1 made before and still right, 1 kept" in run()
+    assert run() == ""
+    (masks / "cup.png").unlink()
+    assert "1 mask made, 0 made before and still right, 1 kept" in run()
+    run()
+    assert run() == ""
+    (masks / "night.png").write_bytes(b"no picture")
+    for _ in range(3):  # what failed is tried again
+        assert "1 failed" in run()
+    (masks / "night.png").unlink()
+    assert "1 with nothing found, 0 failed" in run()
+    assert run() == ""
+
+
 def test_a_link_that_leads_away_is_not_followed(comfy: Comfy, folder: Path, tmp_path: Path) -> None:
     (folder / "sub").mkdir()
     (folder / "cat.png").rename(folder / "sub" / "cat.png")

@@ -182,7 +182,8 @@ def test_what_a_person_made_or_changed_stays(folder: Path) -> None:
     assert statuses(run(folder))["cat"] == "kept before"
 
     done = run(folder, existing="redo all")
-    assert statuses(done) == MADE | {"camera": "kept before"}  # with another ending it would be a second mask
+    assert statuses(done) == MADE | {"camera": "kept"}  # with another ending it would be a second mask
+    assert "a second file with the ending .png would lie beside it" in done["camera"].entry.error
     assert np.abs(np.asarray(Image.open(folder / "masks" / "cat.png")) - expected_grey(folder / "cat.png")).max() <= 0.5 + 1e-4
 
 
@@ -195,7 +196,8 @@ def test_a_persons_word_counts(folder: Path) -> None:
     assert run(folder, other, "redo all")["cat"].entry.review == ""
     mask_journal.append(home, replace(mask_journal.read(home)["../cat.png"], review="accepted"))
     os.utime(folder / "cat.png", ns=(1, 1))  # another picture may lie there now
-    assert statuses(run(folder, other))["cat"] == "made"
+    changed = run(folder, other)["cat"].entry
+    assert (changed.status, doubt(changed)) == ("kept", "the picture changed after its mask was accepted")
 
     mask_journal.append(home, replace(mask_journal.read(home)["../cat.png"], review="redo"))
     again = run(folder, other, "keep")
@@ -422,3 +424,38 @@ def test_the_report_names_who_needs_a_person(folder: Path) -> None:
     assert sheet.ndim == 3
     assert sheet.dtype == np.uint8
     assert doubtful_sheet(results, shown=1).shape[0] < sheet.shape[0]
+
+
+def test_another_folder_with_someone_elses_pictures_is_refused(folder: Path, tmp_path: Path) -> None:
+    """A colour photograph under the name of a mask is neither taken for one nor overwritten; grey files are a person's masks."""
+    other = tmp_path / "photographs"
+    (other / "sub").mkdir(parents=True)
+    Image.new("RGB", (90, 60), (200, 200, 200)).save(other / "cat.png")
+    Image.new("RGB", (48, 48), (90, 90, 90)).save(other / "camera.jpg")
+    results = write_masks(mask_places(scan(folder), "another folder", other), PLAN, CHANGED)
+    found = statuses({result.place.name: result for result in results})
+    assert found == MADE | {"cat": "kept", "camera": "kept"}
+    for name in ("sub/a.b cup.png", "camera.jpg"):
+        before = (other / name).read_bytes()
+        Image.fromarray(data.coffee()).resize((60, 40)).save(other / name)
+        photograph = (other / name).read_bytes()
+        with pytest.raises(ValueError, match=rf"{name} is a picture in colour and not a mask for .*{name[:-4]}.*name a folder of its own"):
+            mask_places(scan(folder), "another folder", other)
+        assert (other / name).read_bytes() == photograph
+        (other / name).write_bytes(before)
+    Image.fromarray(data.coffee()).resize((60, 40)).save(other / "cat.png")
+    accepted = replace(mask_journal.read(other)["../set/cat.png"], mask_sha256=hashlib.sha256((other / "cat.png").read_bytes()).hexdigest())
+    mask_journal.append(other, accepted)
+    assert len(mask_places(scan(folder), "another folder", other)) == 4  # a person said that this is the mask
+
+
+def test_another_folder_among_the_pictures_is_refused(folder: Path) -> None:
+    for inside in ("my_masks", "sub/weights", "sub"):
+        with pytest.raises(ValueError, match="lies among the pictures of .*set, and its masks would be taken for pictures; name a folder"):
+            mask_places(scan(folder), "another folder", folder / inside)
+    for inside in ("masks", "masks/first", "sub/masks", ".weights"):
+        write_masks(mask_places(scan(folder), "another folder", folder / inside), PLAN, CHANGED)
+        assert len(scan(folder).items) == 4
+    (folder / "masks").rename(folder / "weights")
+    kept = scan(folder, mask_source="folder", mask_folder="weights", missing_mask="all ones")
+    assert len(mask_places(kept, "another folder", folder / "weights")) == 4
