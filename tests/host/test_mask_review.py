@@ -130,6 +130,14 @@ def test_an_edit_becomes_the_mask(review: MaskReview, folders: Path) -> None:
     assert sorted(file.name for file in review.folder.iterdir()) == [JOURNAL, "a.png", "b.png"]
 
 
+def test_an_edit_of_a_mask_with_a_long_name(review: MaskReview, folders: Path) -> None:
+    picture = f"../{'写' * 80}.png"  # 244 bytes with its ending, of 255 that file systems allow
+    write_picture(review.folder / picture)
+    mask_journal.append(review.folder, Entry(picture, status="nothing found"))
+    saved = save_as_editor(folders / "input", open_for_editor(review, picture), folders, paint=slice(0, 64))
+    assert take_from_editor(review, picture, saved).has_mask
+
+
 @pytest.mark.parametrize("name", ["c", "d"])
 def test_a_picture_without_a_mask_gets_one_where_the_others_have_theirs(review: MaskReview, folders: Path, name: str) -> None:
     saved = save_as_editor(folders / "input", open_for_editor(review, f"../{name}.png"), folders, paint=slice(0, 64))
@@ -164,6 +172,40 @@ def test_where_the_first_mask_of_a_masks_folder_goes(folders: Path) -> None:
     folder.mkdir(parents=True)
     mask_journal.append(folder, Entry("../x/b.png"))
     assert edit_target(MaskReview(folder, (folders / "input",)), Entry("../x/b.png")) == folder / "x" / "b.png"
+
+
+@pytest.mark.parametrize("others", [[("../../input/one/a.png", None)], [("../../input/one/a.png", "1/a.png")]])
+def test_where_the_first_mask_of_one_of_several_sets_goes_is_not_guessed(folders: Path, others: list[tuple[str, str | None]]) -> None:
+    """Sets that were combined have numbers before their names, which are in no path of the journal."""
+    folder = folders / "output" / "both"
+    folder.mkdir()
+    for other, mask in [*others, ("../../input/two/a.png", None)]:
+        write_picture((folder / other).resolve())
+        mask_journal.append(folder, Entry(other, mask, "made" if mask else "nothing found"))
+    review = MaskReview(folder, (folders / "input", folders / "output"))
+    with pytest.raises(ValueError, match="where the mask of ../../input/two/a.png belongs is not known"):
+        open_for_editor(review, "../../input/two/a.png")
+    assert review.tile("../../input/two/a.png").shape == (128, 160, 3)
+    assert [card.remarks for card in review.cards() if card.picture == "../../input/two/a.png"] == [()]
+
+
+def test_a_mask_that_the_journal_does_not_name_is_shown_and_edited(review: MaskReview, folders: Path) -> None:
+    """As it lies there after a redo that failed, or where a person put one."""
+    before = {card.title: card for card in review.cards()}
+    dark = review.tile("../c.png")
+    grey = np.full((128, 160), 200, np.uint8)
+    Image.fromarray(grey).save(review.folder / "c.png")
+    after = {card.title: card for card in review.cards()}["c.png"]
+    assert (after.has_mask, after.says) == (True, "a mask that the last run did not write")
+    assert after.version != before["c.png"].version
+    assert (review.tile("../c.png") != dark).any()
+    opened = open_for_editor(review, "../c.png")
+    shown = np.asarray(Image.open(folders / "temp" / opened["subfolder"] / opened["filename"]))
+    assert (shown[..., 3] == 255 - grey).all()
+    take_from_editor(review, "../c.png", save_as_editor(folders / "input", opened, folders, paint=slice(0, 9)))
+    mask_HW = np.asarray(Image.open(review.folder / "c.png"))
+    assert (mask_HW[:9] == 255).all()
+    assert (mask_HW[9:] == 200).all()
 
 
 def test_turned_or_foreign_pictures_are_refused(review: MaskReview, folders: Path) -> None:
