@@ -43,6 +43,14 @@ class Card:
         return asdict(self)
 
 
+class MaskChanged(ValueError):
+    """What a person said was of another mask or picture than there is now. card: as it is now."""
+
+    def __init__(self, card: Card) -> None:
+        super().__init__(f"{card.title} has changed since it was shown, so nothing was marked; look at it as it is now")
+        self.card = card
+
+
 @dataclass(frozen=True, slots=True)
 class MaskReview:
     """The masks that the journal in `folder` lists. readable: folders in which their pictures may lie.
@@ -79,11 +87,14 @@ class MaskReview:
             raise LookupError(f"{picture} is not among the masks of this folder; run Review Masks again")
         return found
 
-    def mark(self, picture: str, review: Review) -> Card:
-        """Writes what a person said of a mask to the journal."""
+    def mark(self, picture: str, review: Review, version: str | None = None) -> Card:
+        """Writes what a person said of a mask to the journal. version: of the card that the person saw; MaskChanged if it is another."""
         if review not in get_args(Review):
             raise ValueError(f"review is {review!r}; use {', '.join(map(repr, get_args(Review)))}")
-        return self.write(replace(self.entry(picture), review=review))
+        entry = self.entry(picture)
+        if version is not None and (card := self._card(entry, self.names())).version != version:
+            raise MaskChanged(card)
+        return self.write(replace(entry, review=review))
 
     def write(self, entry: Entry) -> Card:
         mask_journal.append(self.folder, entry)

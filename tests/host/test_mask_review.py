@@ -13,7 +13,7 @@ from pack.dataset.item import DataSet, ImageFiles, Item, MaskFiles
 from pack.host import mask_journal
 from pack.host.mask_editing import edit_target, open_for_editor, take_from_editor
 from pack.host.mask_journal import JOURNAL, Entry
-from pack.host.mask_review import MaskReview, not_reviewed, report, state
+from pack.host.mask_review import MaskChanged, MaskReview, not_reviewed, report, state
 from pack.host.mask_review_folders import find_reviews
 from PIL import Image
 
@@ -101,6 +101,19 @@ def test_a_mark_changes_nothing_else_in_the_journal(review: MaskReview) -> None:
         review.mark("../b.png", "fine")  # type: ignore[arg-type]
     with pytest.raises(LookupError):
         review.mark("b.png", "accepted")
+
+
+def test_a_mark_of_a_mask_that_was_not_shown_is_refused(review: MaskReview, folders: Path) -> None:
+    (shown,) = [card for card in review.cards() if card.title == "a.png"]
+    write_mask(review.folder / "a.png", (64, 48))
+    before = mask_journal.read(review.folder)
+    with pytest.raises(MaskChanged, match="a.png has changed since it was shown") as refused:
+        review.mark("../a.png", "accepted", shown.version)
+    assert mask_journal.read(review.folder) == before
+    assert review.mark("../a.png", "accepted", refused.value.card.version).review == "accepted"
+    write_picture(folders / "input" / "set" / "a.png", seed=9)
+    with pytest.raises(MaskChanged):
+        review.mark("../a.png", "", refused.value.card.version)
 
 
 def test_the_editor_gets_the_picture_with_the_mask_as_transparency(review: MaskReview, folders: Path) -> None:
