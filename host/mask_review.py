@@ -171,9 +171,10 @@ class MaskReview:
         return file
 
 
-def state(reviews: Sequence[MaskReview]) -> str:
-    """Changes whenever a journal does."""
-    return " ".join(f"{review.key} {_version(review.folder / mask_journal.JOURNAL)}" for review in reviews)
+def state(reviews: Sequence[MaskReview], marks: bool) -> str:
+    """Changes whenever a journal says something else of a mask; with `marks` also whenever a person does."""
+    entries = [(review.key, entry if marks else replace(entry, review="")) for review in reviews for entry in review.entries().values()]
+    return hashlib.sha256(repr(entries).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def not_reviewed(cards: Sequence[Card]) -> str:

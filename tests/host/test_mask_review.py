@@ -90,12 +90,14 @@ def test_report_and_what_is_left(review: MaskReview) -> None:
 
 
 def test_a_mark_changes_nothing_else_in_the_journal(review: MaskReview) -> None:
-    before, known = mask_journal.read(review.folder), state([review])
+    before, known, masks = mask_journal.read(review.folder), state([review], True), state([review], False)
     review.mark("../b.png", "accepted")
     after = mask_journal.read(review.folder)
     assert after == before | {"../b.png": replace(before["../b.png"], review="accepted")}
-    assert state([review]) != known
+    assert state([review], True) != known
+    assert state([review], False) == masks
     review.mark("../b.png", "")
+    assert state([review], True) == known
     assert mask_journal.read(review.folder) == before
     with pytest.raises(ValueError, match="review is 'fine'"):
         review.mark("../b.png", "fine")  # type: ignore[arg-type]
@@ -129,6 +131,7 @@ def test_the_editor_gets_the_picture_with_the_mask_as_transparency(review: MaskR
 
 def test_an_edit_becomes_the_mask(review: MaskReview, folders: Path) -> None:
     before = np.asarray(Image.open(review.folder / "a.png"))
+    known = state([review], False)
     saved = save_as_editor(folders / "input", open_for_editor(review, "../a.png"), folders, paint=slice(0, 20))
     card = take_from_editor(review, "../a.png", saved)
     after = np.asarray(Image.open(review.folder / "a.png"))
@@ -139,6 +142,7 @@ def test_an_edit_becomes_the_mask(review: MaskReview, folders: Path) -> None:
     assert entry.mask_sha256 == hashlib.sha256((review.folder / "a.png").read_bytes()).hexdigest()
     assert entry.coverage == pytest.approx(after.mean() / 255, abs=1e-6)
     assert card.review == "accepted"
+    assert state([review], False) != known
     assert sorted(file.name for file in (folders / "input").iterdir()) == ["set"], "the editor's files stay behind"
     assert sorted(file.name for file in review.folder.iterdir()) == [JOURNAL, "a.png", "b.png"]
 

@@ -164,11 +164,18 @@ def test_wait_stops_the_graph_until_all_are_accepted(comfy: Comfy) -> None:
     assert not run_node(comfy, name, wait=True).failure
 
 
-def test_the_node_runs_again_when_the_journal_has_changed(comfy: Comfy, opened: Opened) -> None:
-    run_node(comfy, opened.name)
+def test_a_named_folder_is_read_again_when_a_mask_has_changed_and_with_wait_after_a_mark(comfy: Comfy) -> None:
+    opened = Opened(comfy)
     assert run_node(comfy, opened.name).cached
     opened.mark("../b.png", "redo")
+    assert run_node(comfy, opened.name).cached, "a mark changes no mask"
+    assert edit(opened, 7)[0] == 200
     assert not run_node(comfy, opened.name).cached
+    for picture in mask_journal.read(opened.masks):
+        opened.mark(picture, "accepted")
+    assert not run_node(comfy, opened.name, wait=True).failure
+    opened.mark("../b.png", "redo")
+    assert "1 to be made anew" in run_node(comfy, opened.name, wait=True).failure
 
 
 def test_masks_of_a_data_set_which_is_passed_on(opened: Opened) -> None:
