@@ -128,6 +128,8 @@ def test_plans_in_files() -> None:
     ("[]", r'the plan must be \{"parts"'),
     ('{"parts": []}', r'the plan must be \{"parts"'),
     ('{"parts": [{"segmenter": "sam9", "weights": {"a": 1}}]}', "part 1 of the plan has the segmenter 'sam9'; use bright"),
+    ('{"parts": [{"segmenter": ["bright"], "weights": {"a": 1}}]}', r"part 1 of the plan has the segmenter \['bright'\]; use bright"),
+    ("[" * 100_000, "the plan is not JSON that can be read"),
     ('{"parts": ["bright"]}', "part 1 of the plan has the segmenter 'bright'; use bright"),
     ('{"parts": [{"segmenter": "bright"}]}', "part 1 of the plan has the weights None; use numbers"),
     ('{"parts": [{"segmenter": "bright", "weights": {"a": "1"}}]}', "part 1 of the plan has the weights"),
@@ -139,6 +141,15 @@ def test_plans_in_files() -> None:
 def test_plans_that_are_refused(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         read_plan(text, {"bright": lambda regions, settings: Bright(**settings)})
+
+
+@pytest.mark.parametrize(("part", "says"), [
+    ({"segmenter": "quick", "weights": {"faces": 1}}, "there is no region 'faces'; use face, person, background"),
+    ({"segmenter": "body parts", "weights": {"face": 1, "skin": 1}}, "no region 'skin'; use face, hair, body, clothing, background"),
+])
+def test_regions_that_a_segmenter_does_not_have(part: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        read_plan(json.dumps({"parts": [part]}))
 
 
 def test_dev_hands_the_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
