@@ -16,9 +16,9 @@ from ..masks.overlay import overlay
 from . import mask_journal
 from .mask_journal import Entry, Review
 from .mask_names import MaskNames
+from .mask_report import doubt
 
 TILE = 320  # pixels
-LITTLE, MUCH = 0.01, 0.95  # shares of white outside of which a mask is doubtful
 GREY = 128  # behind transparent pixels
 
 
@@ -145,7 +145,7 @@ class MaskReview:
         has_mask = file is not None and file.is_file()
         remarks = _remarks(entry, has_mask) + ((problem,) if problem else ())
         return Card(entry.picture, names.title(entry.picture), _says(entry, has_mask), remarks, entry.review, version, has_mask,
-                    _rank(entry, has_mask, remarks))
+                    _rank(entry, has_mask))
 
     def shows(self, entry: Entry, pictures: Collection[Path]) -> bool:
         """Whether an entry is of one of these pictures."""
@@ -204,23 +204,20 @@ def _says(entry: Entry, has_mask: bool) -> str:
 
 
 def _remarks(entry: Entry, has_mask: bool) -> tuple[str, ...]:
-    said = [entry.error] if entry.error else []
-    if entry.missing:
-        said.append(f"not found: {', '.join(entry.missing)}")
-    if entry.mask is not None and not has_mask and entry.status != "failed":
-        said.append("the mask's file is gone")
-    if has_mask and entry.mask is not None and entry.coverage < LITTLE:
-        said.append("little is learned")
-    if has_mask and entry.coverage > MUCH:
-        said.append("nearly everything is learned")
-    return tuple(said)
+    if entry.status in ("failed", "nothing found"):
+        said = (entry.error, f"no {', '.join(entry.missing)}" if entry.missing else "")
+    else:
+        said = ("the mask's file is gone" if entry.mask is not None and not has_mask else "", doubt(entry))
+    return tuple(filter(None, said))
 
 
-def _rank(entry: Entry, has_mask: bool, remarks: Sequence[str]) -> int:
-    """0: failed, 1: without a mask, 2: doubtful, 3: neither."""
+def _rank(entry: Entry, has_mask: bool) -> int:
+    """0: failed, 1: without a mask, 2: doubtful, 3: neither, or accepted."""
+    if not doubt(entry) and (has_mask or entry.review == "accepted"):
+        return 3
     if entry.status == "failed":
         return 0
-    return 1 if not has_mask else 2 if remarks else 3
+    return 2 if has_mask else 1
 
 
 def _version(file: Path | None) -> str:

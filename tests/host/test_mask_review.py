@@ -60,12 +60,21 @@ def test_what_is_said(review: MaskReview) -> None:
     cards = {card.title: card for card in review.cards()}
     assert cards["a.png"].says == "50.0% learned"
     assert cards["a.png"].remarks == ()
-    assert cards["b.png"].remarks == ("not found: face", "little is learned")
-    assert (cards["c.png"].says, cards["c.png"].remarks) == ("nothing found", ("not found: person",))
+    assert (cards["b.png"].says, cards["b.png"].remarks) == ("0.3% learned", ("no face",))
+    assert (cards["c.png"].says, cards["c.png"].remarks) == ("nothing found", ("no person",))
     assert (cards["d.png"].says, cards["d.png"].remarks) == ("failed", ("out of memory; use a smaller model",))
     (review.folder / "a.png").unlink()
     (gone,) = [card for card in review.cards() if card.title == "a.png"]
     assert (gone.says, gone.has_mask, gone.remarks) == ("no mask", False, ("the mask's file is gone",))
+
+
+def test_what_is_doubted_is_what_the_report_of_a_run_doubts_and_nothing_that_was_accepted(review: MaskReview) -> None:
+    for coverage, doubted in ((0.005, "little is learned"), (0.5, ""), (0.97, "nearly all is learned")):
+        mask_journal.append(review.folder, replace(review.entry("../a.png"), coverage=coverage, review=""))
+        (card,) = [card for card in review.cards() if card.title == "a.png"]
+        assert (card.remarks, card.rank) == (((doubted,), 2) if doubted else ((), 3))
+        accepted = review.mark("../a.png", "accepted")
+        assert (accepted.remarks, accepted.rank) == ((), 3)
 
 
 def test_titles_tell_pictures_in_several_folders_apart(review: MaskReview, folders: Path) -> None:

@@ -91,7 +91,7 @@ def test_it_shows_the_masks_and_writes_what_is_said(shown: Shown) -> None:
     assert [title.inner_text() for title in page.locator(".masked_lora_review_title").all()] == ["d.png", "c.png", "b.png", "a.png"]
     assert shown.head() == "4 masks: 4 not reviewed"
     page.wait_for_function("() => [...document.querySelectorAll('.masked_lora_review_picture')].every(i => i.naturalWidth === 160)")
-    assert "not found: face" in shown.card("b").inner_text()
+    assert "no face" in shown.card("b").inner_text()
     before = shown.editor.serialized()
     shown.button("a", "Accept").click()
     shown.wait_for("a", "accepted")
