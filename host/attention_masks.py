@@ -124,13 +124,19 @@ class WordMask:
 
 def attention_masks(patcher: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, image_BHWC: Tensor, question: Question, looks: Looks,
                     training_BHW: Tensor | None, progress: Progress) -> list[WordMask]:
-    """One for each picture. training_BHW: masks to compare with, one for all pictures or one for each."""
+    """One for each picture (H, W, 1 grey, 3 or more colours). training_BHW: masks to compare with, one for all pictures or one for each.
+
+    Raises ValueError for no pictures, and for models, words and masks that do not fit.
+    """
+    if not len(image_BHWC):
+        raise ValueError("there is no picture in the batch; connect at least one")
+    image_BHWC = image_BHWC[..., :3].expand(-1, -1, -1, 3)
     training = per_picture(training_BHW, image_BHWC)
     cond = encode_caption(clip, question.prompt, question.padding)
     words = prompt_words(clip, question.prompt, question.padding, cond["cross_attn"].shape[1])
     places = sorted(set().union(*(words.positions(phrase) for phrase in question.phrases())))
     require_others(places, words.all(), question.kind)
-    latents = [encode_picture(image_HWC[None, ..., :3], vae, f"picture {i + 1}")[None] for i, image_HWC in enumerate(image_BHWC)]
+    latents = [encode_picture(image_HWC[None], vae, f"picture {i + 1}")[None] for i, image_HWC in enumerate(image_BHWC)]
     require_channels(patcher, latents[0])
     attention = attention_to_words(patcher, cond, latents, looks, progress)
     cell = vae.spacial_compression_encode()

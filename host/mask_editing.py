@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import folder_paths
 import numpy as np
 from PIL import Image
 
+from ..dataset.manifest import write_whole
 from ..dataset.pixels import read_mask, read_picture
-from ..dataset.store import replace as replace_file
 from ..masks.canvas import Pixels
-from .folders import MASKS
 from .mask_journal import Entry
-from .mask_review import Card, MaskReview, shared_folders
+from .mask_review import Card, MaskReview
 
 SUBFOLDER = "masked_lora_review"  # of ComfyUI's temporary directory
 PAINTED = re.compile(r"clipspace-painted-masked-(\d{1,20})\.png")  # what the editor uploads last and gives its node
@@ -37,9 +35,9 @@ def open_for_editor(review: MaskReview, picture: str) -> dict[str, str]:
     Raises LookupError and ValueError as MaskReview does.
     """
     entry = review.entry(picture)
-    edit_target(review, entry)  # a mask that could not be saved is not painted first
+    target = edit_target(review, entry)  # a mask that could not be saved is not painted first
     colours_HWC = review.colours(entry)
-    rgba_HWC = np.dstack([colours_HWC, 255 - _mask(review, entry, colours_HWC.shape[:2])])
+    rgba_HWC = np.dstack([colours_HWC, 255 - _mask(target, colours_HWC.shape[:2])])
     folder = _editor_folder()
     _forget(folder, review, picture)
     name = f"{_stem(review, picture)}-{uuid.uuid4().hex}.png"  # a new name each time: the browser keeps what it has seen
@@ -74,42 +72,23 @@ def take_from_editor(review: MaskReview, picture: str, image: Mapping[str, objec
 def edit_target(review: MaskReview, entry: Entry) -> Path:
     """Where an edited mask goes: over the mask, or, where none was made, beside those of the other pictures.
 
-    Raises ValueError for a file that is no PNG, and for one that is a picture of the journal.
+    Raises ValueError where that is not known, for a file that is no PNG, and for one that is a picture of the journal.
     """
-    named = entry if entry.mask is not None else replace(entry, mask=_usual_mask(review, entry.picture))
-    file = review.mask_file(named)
-    assert file is not None
+    names = review.names()
+    file = review.mask_file(entry, names)
+    if file is None:
+        raise ValueError(f"where the mask of {entry.picture} belongs is not known, since none was made in its set; run Write Masks with a "
+                         "plan that finds something in one of its pictures")
     if file.suffix.lower() != ".png":
-        raise ValueError(f"{named.mask} is no PNG, and masks are saved as PNG; save it as one or remove it")
-    if any(review.shows(other, (file,)) for other in review.entries().values()):
-        raise ValueError(f"{named.mask} is a picture and not a mask; write the masks again")
+        raise ValueError(f"{file.name} is no PNG, and masks are saved as PNG; save it as one or remove it")
+    if any(review.shows(other, (file,)) for other in names.entries.values()):
+        raise ValueError(f"{file.name} is a picture and not a mask; write the masks again")
     return file
 
 
-def _usual_mask(review: MaskReview, picture: str) -> str:
-    """The mask's path as other pictures of the journal have theirs; if none has one, as Write Masks would name it."""
-    stem = PurePosixPath(picture).with_suffix("")
-    for other in review.entries().values():
-        if other.mask is None:
-            continue
-        theirs, mask = PurePosixPath(other.picture).with_suffix(""), PurePosixPath(other.mask).with_suffix("")
-        if not mask.name.startswith(theirs.name):
-            continue
-        ending = mask.name.removeprefix(theirs.name)
-        same = len(os.path.commonprefix([theirs.parts[-2::-1], mask.parts[-2::-1]])) + 1
-        above, below = theirs.parts[:-same], mask.parts[:-same]
-        if stem.parts[:len(above)] == above:
-            return str(PurePosixPath(*below, *stem.parts[len(above):])) + f"{ending}.png"
-    if stem.parts[0] != "..":
-        return f"{stem}-masklabel.png"
-    shared = 1 if review.folder.name == MASKS else shared_folders(review.entries())
-    return str(PurePosixPath(*stem.parts[shared:])) + ".png"
-
-
-def _mask(review: MaskReview, entry: Entry, size: tuple[int, ...]) -> Pixels:
+def _mask(file: Path, size: tuple[int, ...]) -> Pixels:
     """The mask as 0..255, (H, W) of the picture; black where there is none."""
-    file = review.mask_file(entry)
-    if file is None or not file.is_file():
+    if not file.is_file():
         return np.zeros(size, np.uint8)
     mask_HW = read_mask(file)
     if mask_HW.shape != size:
@@ -121,13 +100,7 @@ def _mask(review: MaskReview, entry: Entry, size: tuple[int, ...]) -> Pixels:
 def _write(review: MaskReview, entry: Entry, target: Path, mask_HW: Pixels) -> Card:
     png = io.BytesIO()
     Image.fromarray(mask_HW).save(png, "PNG")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    try:
-        partial.write_bytes(png.getvalue())
-        replace_file(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(target, png.getvalue())
     facts = review.picture_file(entry).stat()
     return review.write(replace(
         entry, mask=target.relative_to(review.folder).as_posix(), status="kept", picture_id=f"{facts.st_size}-{facts.st_mtime_ns}",

@@ -58,8 +58,11 @@ def out_of_memory(error: BaseException) -> bool:
 def make_masks(plan: MaskPlan, image_BHWC: Tensor, caption: str, nothing_found: NothingFound, watch: Watch) -> Masks:
     """The plan on each picture of a batch (B, H, W, 3 or more), float 0..1. watch: called with (done, total, words); may raise to stop.
 
-    nothing_found: what a picture without a mask gets. Raises ValueError that names those pictures for "error".
+    nothing_found: what a picture without a mask gets. Raises ValueError for no pictures, and one that names those without a mask for
+    "error".
     """
+    if not len(image_BHWC):
+        raise ValueError("there is no picture in the batch; connect at least one")
     masks, lines, without = [], [], []
     for number, image_HWC in enumerate(image_BHWC, 1):
         start = time.perf_counter()

@@ -15,9 +15,10 @@ from ..masks.canvas import Pixels
 from ..masks.overlay import overlay
 from . import mask_journal
 from .mask_journal import Entry, Review
+from .mask_names import MaskNames
+from .mask_report import doubt
 
 TILE = 320  # pixels
-LITTLE, MUCH = 0.01, 0.95  # shares of white outside of which a mask is doubtful
 GREY = 128  # behind transparent pixels
 
 
@@ -42,6 +43,14 @@ class Card:
         return asdict(self)
 
 
+class MaskChanged(ValueError):
+    """What a person said was of another mask or picture than there is now. card: as it is now."""
+
+    def __init__(self, card: Card) -> None:
+        super().__init__(f"{card.title} has changed since it was shown, so nothing was marked; look at it as it is now")
+        self.card = card
+
+
 @dataclass(frozen=True, slots=True)
 class MaskReview:
     """The masks that the journal in `folder` lists. readable: folders in which their pictures may lie.
@@ -61,13 +70,16 @@ class MaskReview:
     def cards(self) -> list[Card]:
         """All pictures that are still there: what is not reviewed first, of that the gravest, of that the least learned."""
         entries = self.entries()
-        shared = shared_folders(entries)
+        names = MaskNames(self.folder, entries)
         order = {"": 0, "redo": 1, "accepted": 2}
-        cards = (self._card(entry, shared) for entry in entries.values() if not self._is_gone(entry))
+        cards = (self._card(entry, names) for entry in entries.values() if not self._is_gone(entry))
         return sorted(cards, key=lambda card: (order.get(card.review, 0), card.rank, entries[card.picture].coverage))
 
     def entries(self) -> dict[str, Entry]:
         return mask_journal.read(self.folder)
+
+    def names(self) -> MaskNames:
+        return MaskNames(self.folder, self.entries())
 
     def entry(self, picture: str) -> Entry:
         found = self.entries().get(picture)
@@ -75,15 +87,18 @@ class MaskReview:
             raise LookupError(f"{picture} is not among the masks of this folder; run Review Masks again")
         return found
 
-    def mark(self, picture: str, review: Review) -> Card:
-        """Writes what a person said of a mask to the journal."""
+    def mark(self, picture: str, review: Review, version: str | None = None) -> Card:
+        """Writes what a person said of a mask to the journal. version: of the card that the person saw; MaskChanged if it is another."""
         if review not in get_args(Review):
             raise ValueError(f"review is {review!r}; use {', '.join(map(repr, get_args(Review)))}")
-        return self.write(replace(self.entry(picture), review=review))
+        entry = self.entry(picture)
+        if version is not None and (card := self._card(entry, self.names())).version != version:
+            raise MaskChanged(card)
+        return self.write(replace(entry, review=review))
 
     def write(self, entry: Entry) -> Card:
         mask_journal.append(self.folder, entry)
-        return self._card(entry, shared_folders(self.entries()))
+        return self._card(entry, self.names())
 
     def picture_file(self, entry: Entry) -> Path:
         file = self._inside(entry.picture, self.readable)
@@ -91,13 +106,17 @@ class MaskReview:
             raise ValueError(f"{entry.picture} is not a picture that is there; write the masks again")
         return file
 
-    def mask_file(self, entry: Entry) -> Path | None:
-        """Where the mask lies or would lie; None where the journal names none."""
-        if entry.mask is None:
+    def mask_file(self, entry: Entry, names: MaskNames) -> Path | None:
+        """Where the mask lies or would lie; None where that is not known.
+
+        There may be one where the journal names none: the old one after a run that failed, or one that a person put there.
+        """
+        named = names.usual_mask(entry.picture) if entry.mask is None else entry.mask
+        if named is None:
             return None
-        file = self._inside(entry.mask, (self.folder,))
+        file = self._inside(named, (self.folder,))
         if file.suffix.lower() not in PICTURE_TYPES:
-            raise ValueError(f"{entry.mask} is no picture, so no mask; write the masks again")
+            raise ValueError(f"{named} is no picture, so no mask; write the masks again")
         return file
 
     def colours(self, entry: Entry) -> Pixels:
@@ -113,21 +132,20 @@ class MaskReview:
     def tile(self, picture: str) -> Pixels:
         """The picture with its mask, small."""
         entry = self.entry(picture)
-        file = self.mask_file(entry)
+        file = self.mask_file(entry, self.names())
         return overlay(self.colours(entry), read_mask(file) if file is not None and file.is_file() else None, TILE)
 
-    def _card(self, entry: Entry, shared: int) -> Card:
+    def _card(self, entry: Entry, names: MaskNames) -> Card:
         try:
-            file = self.mask_file(entry)
+            file = self.mask_file(entry, names)
             version = f"{_version(self.picture_file(entry))}-{_version(file)}"
             problem = ""
         except ValueError as error:
             file, version, problem = None, "", str(error)
         has_mask = file is not None and file.is_file()
         remarks = _remarks(entry, has_mask) + ((problem,) if problem else ())
-        title = "/".join(entry.picture.split("/")[shared:])
-        return Card(entry.picture, title, _says(entry, has_mask), remarks, entry.review, version, has_mask,
-                    _rank(entry, has_mask, remarks))
+        return Card(entry.picture, names.title(entry.picture), _says(entry, has_mask), remarks, entry.review, version, has_mask,
+                    _rank(entry, has_mask))
 
     def shows(self, entry: Entry, pictures: Collection[Path]) -> bool:
         """Whether an entry is of one of these pictures."""
@@ -153,9 +171,10 @@ class MaskReview:
         return file
 
 
-def state(reviews: Sequence[MaskReview]) -> str:
-    """Changes whenever a journal does."""
-    return " ".join(f"{review.key} {_version(review.folder / mask_journal.JOURNAL)}" for review in reviews)
+def state(reviews: Sequence[MaskReview], marks: bool) -> str:
+    """Changes whenever a journal says something else of a mask; with `marks` also whenever a person does."""
+    entries = [(review.key, entry if marks else replace(entry, review="")) for review in reviews for entry in review.entries().values()]
+    return hashlib.sha256(repr(entries).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def not_reviewed(cards: Sequence[Card]) -> str:
@@ -176,35 +195,29 @@ def report(cards: Sequence[Card]) -> str:
     return "\n".join([f"White = learn. {counted(len(cards), 'mask')}: {', '.join(counts)}", *lines])
 
 
-def shared_folders(pictures: Collection[str]) -> int:
-    """How many folders all paths begin with, which need not be told."""
-    return len(os.path.commonprefix([picture.split("/")[:-1] for picture in pictures]))
-
-
 def _says(entry: Entry, has_mask: bool) -> str:
+    if has_mask and entry.mask is None:
+        return "a mask that the last run did not write"
     if has_mask:
         return f"{entry.coverage:.1%} learned"
     return {"nothing found": "nothing found", "failed": "failed"}.get(entry.status, "no mask")
 
 
 def _remarks(entry: Entry, has_mask: bool) -> tuple[str, ...]:
-    said = [entry.error] if entry.error else []
-    if entry.missing:
-        said.append(f"not found: {', '.join(entry.missing)}")
-    if entry.mask is not None and not has_mask and entry.status != "failed":
-        said.append("the mask's file is gone")
-    if has_mask and entry.coverage < LITTLE:
-        said.append("little is learned")
-    if has_mask and entry.coverage > MUCH:
-        said.append("nearly everything is learned")
-    return tuple(said)
+    if entry.status in ("failed", "nothing found"):
+        said = (entry.error, f"no {', '.join(entry.missing)}" if entry.missing else "")
+    else:
+        said = ("the mask's file is gone" if entry.mask is not None and not has_mask else "", doubt(entry))
+    return tuple(filter(None, said))
 
 
-def _rank(entry: Entry, has_mask: bool, remarks: Sequence[str]) -> int:
-    """0: failed, 1: without a mask, 2: doubtful, 3: neither."""
+def _rank(entry: Entry, has_mask: bool) -> int:
+    """0: failed, 1: without a mask, 2: doubtful, 3: neither, or accepted."""
+    if not doubt(entry) and (has_mask or entry.review == "accepted"):
+        return 3
     if entry.status == "failed":
         return 0
-    return 1 if not has_mask else 2 if remarks else 3
+    return 2 if has_mask else 1
 
 
 def _version(file: Path | None) -> str:

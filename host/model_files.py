@@ -17,7 +17,7 @@ from .downloads import download
 from .progress import Progress
 
 DOWNLOAD = " (download)"
-DEPTH = 4  # clipseg/models--CIDAS--x/snapshots/<revision>, the hub's own cache; links may go round in circles
+DEPTH = 4  # clipseg/models--CIDAS--x/snapshots/<revision>, the hub's own cache
 CONFIG = "config.json"
 
 
@@ -65,9 +65,10 @@ def _names(place: Place, family: Family) -> Iterator[str]:
             yield "/".join((place.key, *path.relative_to(root).parts))
 
 
-def _models(folder: Path, files: bool, family: Family, depth: int) -> Iterator[Path]:
-    """Models in a folder and below it; what cannot be read is not there."""
+def _models(folder: Path, files: bool, family: Family, depth: int, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Models in a folder and below it; what cannot be read is not there. above: folders that a link may not lead back to."""
     try:
+        above = above | {folder.resolve()}
         entries = sorted(folder.iterdir())
         if _is_model(folder, family):
             yield folder
@@ -76,8 +77,8 @@ def _models(folder: Path, files: bool, family: Family, depth: int) -> Iterator[P
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                if depth > 1:
-                    yield from _models(entry, files and not (entry / CONFIG).exists(), family, depth - 1)
+                if depth > 1 and entry.resolve() not in above:
+                    yield from _models(entry, files and not (entry / CONFIG).exists(), family, depth - 1, above)
             elif files and entry.suffix.lower() in folder_paths.supported_pt_extensions and entry.is_file():
                 yield entry
     except OSError:

@@ -15,6 +15,7 @@ from .mask_plan import BACKGROUND, MaskPlan, Part
 
 OWN_KEYS = frozenset({"segmenter", "weights", "how", "recipe"})
 FILE_KEYS = frozenset({"model", "detector", "sam", "accept_licence"})
+QUICK_REGIONS = ("face", "person")
 QUICK_PLAN = json.dumps({"parts": [{"segmenter": "quick", "weights": {"face": 1, "person": 0.502}}]})  # 255, 128, 0
 Settings = dict[str, Any]
 Builder = Callable[[tuple[str, ...], Settings], Segmenter]
@@ -25,6 +26,7 @@ def quick(regions: tuple[str, ...], settings: Settings) -> Segmenter:
 
     if settings:
         raise ValueError(f"quick has no setting {next(iter(settings))!r}")
+    _require_known(regions, QUICK_REGIONS)
     return Quick(read_networks(PACK_ROOT / "assets" / "quick_masks"))
 
 
@@ -32,7 +34,9 @@ def body_parts(regions: tuple[str, ...], settings: Settings) -> Segmenter:
     """Settings: "model"; "detector" for boxes around people."""
     from ..segmentation.body_models import load_body_parser
     from ..segmentation.body_parts import BodyParts, DetectedPeople
+    from ..segmentation.body_tables import GROUPS
 
+    _require_known(regions, GROUPS)
     path, detector = _file(settings, "model", "sapiens", "face parsing"), _detector(settings)
     parser = load_body_parser(path, inference_dtype())
     people = None if detector is None else DetectedPeople(detector, detector.model.name)
@@ -60,6 +64,12 @@ def clipseg(regions: tuple[str, ...], settings: Settings) -> Segmenter:
 
 # By the name in a plan's file: what makes the segmenter out of its regions and the part's other values.
 SEGMENTERS: Mapping[str, Builder] = {"quick": quick, "body parts": body_parts, "words": words, "clipseg": clipseg}
+
+
+def _require_known(regions: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for region in regions:
+        if region not in known:
+            raise ValueError(f"there is no region {region!r}; use {', '.join((*known, BACKGROUND))}")
 
 
 def _detector(settings: Settings) -> Managed[Any] | None:
@@ -90,8 +100,8 @@ def read_plan(text: str, segmenters: Mapping[str, Builder] = SEGMENTERS) -> Mask
     both optional; all else of a part are settings of its segmenter. Raises ValueError that names the part and what is wrong."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the plan is not JSON ({error})") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"the plan is not JSON that can be read ({error})") from error
     if not isinstance(values, dict) or set(values) != {"parts"} or not isinstance(values["parts"], list) or not values["parts"]:
         raise ValueError('the plan must be {"parts": [...]} with at least one part, such as '
                          '{"parts": [{"segmenter": "quick", "weights": {"face": 1, "person": 0.5}}]}')
@@ -99,8 +109,8 @@ def read_plan(text: str, segmenters: Mapping[str, Builder] = SEGMENTERS) -> Mask
 
 
 def _read_part(number: int, part: Any, segmenters: Mapping[str, Builder]) -> Part:
-    if not isinstance(part, dict) or part.get("segmenter") not in segmenters:
-        named = part.get("segmenter") if isinstance(part, dict) else part
+    named = part.get("segmenter") if isinstance(part, dict) else part
+    if not isinstance(part, dict) or not isinstance(named, str) or named not in segmenters:
         raise ValueError(f"part {number} of the plan has the segmenter {named!r}; use {', '.join(segmenters)}")
     weights = part.get("weights")
     if not isinstance(weights, dict) or any(type(weight) not in (int, float) for weight in weights.values()):
@@ -110,7 +120,7 @@ def _read_part(number: int, part: Any, segmenters: Mapping[str, Builder]) -> Par
     try:
         recipe = MaskRecipe.from_json(json.dumps({"steps": steps, "version": 1}))
         settings = {name: value for name, value in part.items() if name not in OWN_KEYS}
-        segmenter = segmenters[part["segmenter"]](tuple(region for region in weights if region != BACKGROUND), settings)
+        segmenter = segmenters[named](tuple(region for region in weights if region != BACKGROUND), settings)
         return Part(segmenter, weights, part.get("how", "max"), recipe)
-    except (TypeError, ValueError) as error:  # TypeError: a setting that the segmenter does not have
+    except (RecursionError, TypeError, ValueError) as error:  # TypeError: a setting that the segmenter does not have
         raise ValueError(f"part {number} of the plan: {error}") from error

@@ -52,7 +52,7 @@ class ReviewMasks(io.ComfyNode):
         if not folder:
             return changes(bool(wait))
         try:
-            return state(find_reviews(folder))
+            return state(find_reviews(folder), bool(wait))
         except ValueError as error:  # said when the node runs
             return str(error)
 

@@ -54,9 +54,14 @@ class Reviews:
         return web.Response(body=body, content_type="image/webp", headers={"Cache-Control": f"private, max-age={AGE}"})
 
     async def mark(self, request: web.Request) -> web.StreamResponse:
+        from ..host.mask_review import MaskChanged
+
         body = await _body(request)
-        review, picture, said = self.get(body.get("set")), _text(body, "picture"), _text(body, "review")
-        card = await asyncio.to_thread(review.mark, picture, said)  # type: ignore[arg-type]  # mark refuses other texts
+        review, picture, said, version = self.get(body.get("set")), *(_text(body, name) for name in ("picture", "review", "version"))
+        try:
+            card = await asyncio.to_thread(review.mark, picture, said, version)  # type: ignore[arg-type]  # mark refuses other texts
+        except MaskChanged as changed:
+            return web.json_response({"error": str(changed), "card": changed.card.to_dict()}, status=409)
         self.marks += 1
         return web.json_response(card.to_dict())
 

@@ -17,6 +17,7 @@ Exit code: 0 all went well, also where nothing was found; 1 pictures failed, or 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from pathlib import Path
@@ -49,18 +50,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of pictures may have letters that the terminal has not
     options = parser().parse_args()
     _pack.load(cpu=options.cpu or no_gpu())
     read_model_folders()
     try:
         run = make(options)
+        say(f"\n{run.report}\n\nreport, sheet and list: {write_report(run, options.report)}")
     except ValueError as error:
         say(f"error: {error}")
+        return 1
+    except OSError as error:
+        say(f"error: a file cannot be read or written ({error}); what is written stays, and the same command goes on from there")
         return 1
     except KeyboardInterrupt:
         say("stopped; what is written stays, and the same command goes on from there")
         return 130
-    say(f"\n{run.report}\n\nreport, sheet and list: {write_report(run, options.report)}")
     return 1 if any(result.entry.status == "failed" for result in run.results) else 0
 
 
@@ -87,13 +93,13 @@ def progress(done: int, total: int, text: str) -> None:
 
 
 def write_report(run: Run, folder: Path) -> Path:
+    from pack.host.mask_report import in_need
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.txt").write_text(run.report + "\n", encoding="utf-8")
-    (folder / "report.json").write_text(run.json + "\n", encoding="utf-8")
-    need = [str(result.place.picture) for result in run.results if result.entry.status in ("failed", "nothing found")]
-    (folder / "needs_a_person.txt").write_text("".join(f"{name}\n" for name in need), encoding="utf-8")
+    need = "".join(f"{result.place.picture}\n" for result in in_need(run.results))
+    for name, text in (("report.txt", f"{run.report}\n"), ("report.json", f"{run.json}\n"), ("needs_a_person.txt", need)):
+        (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
     Image.fromarray(run.sheet).save(folder / "sheet.png")
     return folder.resolve()
 

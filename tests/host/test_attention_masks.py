@@ -396,6 +396,20 @@ def test_a_mask_of_several_words_and_its_report(models: Models) -> None:
     assert "inside" not in beside.report()
 
 
+def test_a_grey_picture_is_looked_at_as_its_three_equal_colours(models: Models) -> None:
+    grey = torch.rand(1, 64, 64, 1, generator=torch.Generator().manual_seed(3))
+    question = Question(prompt="a red star", words="star")
+    one, three = (attention_masks(*models, image, question, Looks(draws=1), None, Progress(None))[0]
+                  for image in (grey, grey.repeat(1, 1, 1, 3)))
+    torch.testing.assert_close(one.mask_HW, three.mask_HW, atol=1e-4, rtol=0)
+    assert one.heat().shape == three.heat().shape
+
+
+def test_no_pictures(models: Models) -> None:
+    with pytest.raises(ValueError, match="no picture in the batch"):
+        attention_masks(*models, torch.zeros(0, 64, 64, 3), Question(prompt="a", words="a"), Looks(), None, Progress(None))
+
+
 def test_the_node_in_a_running_comfyui(comfy: Comfy) -> None:
     graph = new_graph(comfy)
     demo = graph.add("MaskedLoRA_DemoModel")

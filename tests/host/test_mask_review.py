@@ -13,7 +13,7 @@ from pack.dataset.item import DataSet, ImageFiles, Item, MaskFiles
 from pack.host import mask_journal
 from pack.host.mask_editing import edit_target, open_for_editor, take_from_editor
 from pack.host.mask_journal import JOURNAL, Entry
-from pack.host.mask_review import MaskReview, not_reviewed, report, state
+from pack.host.mask_review import MaskChanged, MaskReview, not_reviewed, report, state
 from pack.host.mask_review_folders import find_reviews
 from PIL import Image
 
@@ -60,12 +60,21 @@ def test_what_is_said(review: MaskReview) -> None:
     cards = {card.title: card for card in review.cards()}
     assert cards["a.png"].says == "50.0% learned"
     assert cards["a.png"].remarks == ()
-    assert cards["b.png"].remarks == ("not found: face", "little is learned")
-    assert (cards["c.png"].says, cards["c.png"].remarks) == ("nothing found", ("not found: person",))
+    assert (cards["b.png"].says, cards["b.png"].remarks) == ("0.3% learned", ("no face",))
+    assert (cards["c.png"].says, cards["c.png"].remarks) == ("nothing found", ("no person",))
     assert (cards["d.png"].says, cards["d.png"].remarks) == ("failed", ("out of memory; use a smaller model",))
     (review.folder / "a.png").unlink()
     (gone,) = [card for card in review.cards() if card.title == "a.png"]
     assert (gone.says, gone.has_mask, gone.remarks) == ("no mask", False, ("the mask's file is gone",))
+
+
+def test_what_is_doubted_is_what_the_report_of_a_run_doubts_and_nothing_that_was_accepted(review: MaskReview) -> None:
+    for coverage, doubted in ((0.005, "little is learned"), (0.5, ""), (0.97, "nearly all is learned")):
+        mask_journal.append(review.folder, replace(review.entry("../a.png"), coverage=coverage, review=""))
+        (card,) = [card for card in review.cards() if card.title == "a.png"]
+        assert (card.remarks, card.rank) == (((doubted,), 2) if doubted else ((), 3))
+        accepted = review.mark("../a.png", "accepted")
+        assert (accepted.remarks, accepted.rank) == ((), 3)
 
 
 def test_titles_tell_pictures_in_several_folders_apart(review: MaskReview, folders: Path) -> None:
@@ -90,17 +99,32 @@ def test_report_and_what_is_left(review: MaskReview) -> None:
 
 
 def test_a_mark_changes_nothing_else_in_the_journal(review: MaskReview) -> None:
-    before, known = mask_journal.read(review.folder), state([review])
+    before, known, masks = mask_journal.read(review.folder), state([review], True), state([review], False)
     review.mark("../b.png", "accepted")
     after = mask_journal.read(review.folder)
     assert after == before | {"../b.png": replace(before["../b.png"], review="accepted")}
-    assert state([review]) != known
+    assert state([review], True) != known
+    assert state([review], False) == masks
     review.mark("../b.png", "")
+    assert state([review], True) == known
     assert mask_journal.read(review.folder) == before
     with pytest.raises(ValueError, match="review is 'fine'"):
         review.mark("../b.png", "fine")  # type: ignore[arg-type]
     with pytest.raises(LookupError):
         review.mark("b.png", "accepted")
+
+
+def test_a_mark_of_a_mask_that_was_not_shown_is_refused(review: MaskReview, folders: Path) -> None:
+    (shown,) = [card for card in review.cards() if card.title == "a.png"]
+    write_mask(review.folder / "a.png", (64, 48))
+    before = mask_journal.read(review.folder)
+    with pytest.raises(MaskChanged, match="a.png has changed since it was shown") as refused:
+        review.mark("../a.png", "accepted", shown.version)
+    assert mask_journal.read(review.folder) == before
+    assert review.mark("../a.png", "accepted", refused.value.card.version).review == "accepted"
+    write_picture(folders / "input" / "set" / "a.png", seed=9)
+    with pytest.raises(MaskChanged):
+        review.mark("../a.png", "", refused.value.card.version)
 
 
 def test_the_editor_gets_the_picture_with_the_mask_as_transparency(review: MaskReview, folders: Path) -> None:
@@ -116,6 +140,7 @@ def test_the_editor_gets_the_picture_with_the_mask_as_transparency(review: MaskR
 
 def test_an_edit_becomes_the_mask(review: MaskReview, folders: Path) -> None:
     before = np.asarray(Image.open(review.folder / "a.png"))
+    known = state([review], False)
     saved = save_as_editor(folders / "input", open_for_editor(review, "../a.png"), folders, paint=slice(0, 20))
     card = take_from_editor(review, "../a.png", saved)
     after = np.asarray(Image.open(review.folder / "a.png"))
@@ -126,8 +151,17 @@ def test_an_edit_becomes_the_mask(review: MaskReview, folders: Path) -> None:
     assert entry.mask_sha256 == hashlib.sha256((review.folder / "a.png").read_bytes()).hexdigest()
     assert entry.coverage == pytest.approx(after.mean() / 255, abs=1e-6)
     assert card.review == "accepted"
+    assert state([review], False) != known
     assert sorted(file.name for file in (folders / "input").iterdir()) == ["set"], "the editor's files stay behind"
     assert sorted(file.name for file in review.folder.iterdir()) == [JOURNAL, "a.png", "b.png"]
+
+
+def test_an_edit_of_a_mask_with_a_long_name(review: MaskReview, folders: Path) -> None:
+    picture = f"../{'写' * 80}.png"  # 244 bytes with its ending, of 255 that file systems allow
+    write_picture(review.folder / picture)
+    mask_journal.append(review.folder, Entry(picture, status="nothing found"))
+    saved = save_as_editor(folders / "input", open_for_editor(review, picture), folders, paint=slice(0, 64))
+    assert take_from_editor(review, picture, saved).has_mask
 
 
 @pytest.mark.parametrize("name", ["c", "d"])
@@ -164,6 +198,40 @@ def test_where_the_first_mask_of_a_masks_folder_goes(folders: Path) -> None:
     folder.mkdir(parents=True)
     mask_journal.append(folder, Entry("../x/b.png"))
     assert edit_target(MaskReview(folder, (folders / "input",)), Entry("../x/b.png")) == folder / "x" / "b.png"
+
+
+@pytest.mark.parametrize("others", [[("../../input/one/a.png", None)], [("../../input/one/a.png", "1/a.png")]])
+def test_where_the_first_mask_of_one_of_several_sets_goes_is_not_guessed(folders: Path, others: list[tuple[str, str | None]]) -> None:
+    """Sets that were combined have numbers before their names, which are in no path of the journal."""
+    folder = folders / "output" / "both"
+    folder.mkdir()
+    for other, mask in [*others, ("../../input/two/a.png", None)]:
+        write_picture((folder / other).resolve())
+        mask_journal.append(folder, Entry(other, mask, "made" if mask else "nothing found"))
+    review = MaskReview(folder, (folders / "input", folders / "output"))
+    with pytest.raises(ValueError, match="where the mask of ../../input/two/a.png belongs is not known"):
+        open_for_editor(review, "../../input/two/a.png")
+    assert review.tile("../../input/two/a.png").shape == (128, 160, 3)
+    assert [card.remarks for card in review.cards() if card.picture == "../../input/two/a.png"] == [()]
+
+
+def test_a_mask_that_the_journal_does_not_name_is_shown_and_edited(review: MaskReview, folders: Path) -> None:
+    """As it lies there after a redo that failed, or where a person put one."""
+    before = {card.title: card for card in review.cards()}
+    dark = review.tile("../c.png")
+    grey = np.full((128, 160), 200, np.uint8)
+    Image.fromarray(grey).save(review.folder / "c.png")
+    after = {card.title: card for card in review.cards()}["c.png"]
+    assert (after.has_mask, after.says) == (True, "a mask that the last run did not write")
+    assert after.version != before["c.png"].version
+    assert (review.tile("../c.png") != dark).any()
+    opened = open_for_editor(review, "../c.png")
+    shown = np.asarray(Image.open(folders / "temp" / opened["subfolder"] / opened["filename"]))
+    assert (shown[..., 3] == 255 - grey).all()
+    take_from_editor(review, "../c.png", save_as_editor(folders / "input", opened, folders, paint=slice(0, 9)))
+    mask_HW = np.asarray(Image.open(review.folder / "c.png"))
+    assert (mask_HW[:9] == 255).all()
+    assert (mask_HW[9:] == 200).all()
 
 
 def test_turned_or_foreign_pictures_are_refused(review: MaskReview, folders: Path) -> None:

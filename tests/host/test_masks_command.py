@@ -89,6 +89,29 @@ def test_without_a_plan_people_and_faces_are_weighed(tmp_path: Path) -> None:
     assert [mask_HW[130, 220], mask_HW[400, 150], mask_HW[30, 30]] == [255, 128, 0]  # her face, her suit, the flag
 
 
+def run_quick(folder: Path, *options: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, PACK_ROOT / "tools" / "make_masks.py", folder, "--cpu", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+def test_names_that_the_terminal_has_no_letters_for(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (90, 90, 90)).save(tmp_path / "猫.png")
+    done = run_quick(tmp_path, "--report", tmp_path / "report", PYTHONIOENCODING="cp1252")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[1/1] \\u732b: nothing found" in done.stdout
+    assert (tmp_path / "report" / "needs_a_person.txt").read_text("utf-8") == f"{tmp_path / '猫.png'}\n"
+
+
+def test_files_that_cannot_be_written_are_a_sentence(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (90, 90, 90)).save(tmp_path / "a.png")
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    for options in (("--report", tmp_path / "file"), ("--out", tmp_path / "file" / "masks")):
+        done = run_quick(tmp_path, *options)
+        assert done.returncode == 1
+        assert done.stdout.splitlines()[-1].startswith("error: a file cannot be read or written (")
+        assert "Traceback" not in done.stderr
+
+
 def test_plans_in_files() -> None:
     known = {"bright": lambda regions, settings: Bright(**settings)}
     recipe = [{"op": "grow", "amount": 3, "unit": "pixels"}]
@@ -105,6 +128,8 @@ def test_plans_in_files() -> None:
     ("[]", r'the plan must be \{"parts"'),
     ('{"parts": []}', r'the plan must be \{"parts"'),
     ('{"parts": [{"segmenter": "sam9", "weights": {"a": 1}}]}', "part 1 of the plan has the segmenter 'sam9'; use bright"),
+    ('{"parts": [{"segmenter": ["bright"], "weights": {"a": 1}}]}', r"part 1 of the plan has the segmenter \['bright'\]; use bright"),
+    ("[" * 100_000, "the plan is not JSON that can be read"),
     ('{"parts": ["bright"]}', "part 1 of the plan has the segmenter 'bright'; use bright"),
     ('{"parts": [{"segmenter": "bright"}]}', "part 1 of the plan has the weights None; use numbers"),
     ('{"parts": [{"segmenter": "bright", "weights": {"a": "1"}}]}', "part 1 of the plan has the weights"),
@@ -116,6 +141,15 @@ def test_plans_in_files() -> None:
 def test_plans_that_are_refused(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         read_plan(text, {"bright": lambda regions, settings: Bright(**settings)})
+
+
+@pytest.mark.parametrize(("part", "says"), [
+    ({"segmenter": "quick", "weights": {"faces": 1}}, "there is no region 'faces'; use face, person, background"),
+    ({"segmenter": "body parts", "weights": {"face": 1, "skin": 1}}, "no region 'skin'; use face, hair, body, clothing, background"),
+])
+def test_regions_that_a_segmenter_does_not_have(part: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        read_plan(json.dumps({"parts": [part]}))
 
 
 def test_dev_hands_the_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,6 +134,16 @@ def test_links_to_files_and_folders_of_models_are_followed(models: Path, tmp_pat
         assert os.path.samefile(find(choice, ("sam",), False, None), real)
 
 
+def test_a_link_that_leads_back_lists_nothing_again(models: Path, tmp_path: Path) -> None:
+    file(models / "sams" / "sam_vit_b.pth")
+    (models / "sams" / "loop").symlink_to(models / "sams")
+    file(tmp_path / "elsewhere" / "sam_vit_l.pth")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "elsewhere")
+    for name in ("mine", "yours"):  # two names of one folder: a workflow may have either
+        (models / "sams" / name).symlink_to(tmp_path / "elsewhere")
+    assert local("sam") == ["sams/mine/sam_vit_l.pth", "sams/sam_vit_b.pth", "sams/yours/sam_vit_l.pth"]
+
+
 def test_an_absent_file_names_the_folders_searched(models: Path) -> None:
     with pytest.raises(ValueError, match="gone.pth") as raised:
         find("sams/gone.pth", ("sam",), False, None)

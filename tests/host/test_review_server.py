@@ -16,7 +16,7 @@ from pack.host import mask_journal
 from PIL import Image
 
 from .reviewed import write_folder
-from .server import Comfy, Graph, Run, add_data_set
+from .server import Comfy, Graph, Run, add_data_set, write_mask
 
 REVIEW = "MaskedLoRA_ReviewMasks"
 PATH = "/masked_lora/review"
@@ -37,6 +37,11 @@ class Opened:
 
     def get(self, what: str, **query: str) -> tuple[int, bytes, str]:
         return fetch(self.comfy, f"{PATH}/{what}?{urlencode({'set': self.key, **query})}")
+
+    def mark(self, picture: str, review: str) -> tuple[int, dict[str, Any]]:
+        """As a page does that shows the mask as it is now."""
+        (version,) = [card["version"] for card in self.cards() if card["picture"] == picture]
+        return self.post("mark", picture=picture, review=review, version=version)
 
     def cards(self) -> list[dict[str, Any]]:
         status, body, _ = self.get("list")
@@ -75,9 +80,19 @@ def test_list_and_pictures(opened: Opened) -> None:
 
 def test_marks_reach_the_journal(opened: Opened) -> None:
     for said in ("accepted", "redo", ""):
-        status, card = opened.post("mark", picture="../b.png", review=said)
+        status, card = opened.mark("../b.png", said)
         assert (status, card["review"]) == (200, said)
         assert mask_journal.read(opened.masks)["../b.png"].review == said
+
+
+def test_a_page_that_shows_an_old_mask_gets_the_new_one(opened: Opened) -> None:
+    (old,) = [card for card in opened.cards() if card["title"] == "b.png"]
+    write_mask(opened.masks / "b.png")
+    status, answer = opened.post("mark", picture="../b.png", review="accepted", version=old["version"])
+    assert status == 409
+    assert "has changed since it was shown" in answer["error"]
+    assert answer["card"] in opened.cards()
+    assert (answer["card"]["picture"], answer["card"]["review"]) == ("../b.png", "")
 
 
 def edit(opened: Opened, number: int) -> tuple[int, dict[str, Any]]:
@@ -103,7 +118,7 @@ def test_to_the_editor_and_back(opened: Opened) -> None:
 @pytest.mark.parametrize("picture", ["../../../../../etc/hostname", "a.png", "../e.png", "..", "", "/etc/hostname", "../a.png\0"])
 def test_pictures_that_the_journal_does_not_list(opened: Opened, picture: str) -> None:
     assert opened.get("tile", picture=picture)[0] == 404
-    for what, more in (("mark", {"review": "redo"}), ("edit", {}), ("edited", {"image": {}})):
+    for what, more in (("mark", {"review": "redo", "version": "1"}), ("edit", {}), ("edited", {"image": {}})):
         status, answer = opened.post(what, picture=picture, **more)
         assert status == 404
         assert answer["error"]
@@ -124,7 +139,8 @@ def test_bad_json(opened: Opened, what: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("what", "body"), [
-    ("mark", {"picture": "../a.png", "review": "fine"}), ("mark", {"picture": "../a.png"}), ("mark", {"picture": 1, "review": ""}),
+    ("mark", {"picture": "../a.png", "review": "fine", "version": "1"}), ("mark", {"picture": "../a.png", "review": "redo"}),
+    ("mark", {"picture": "../a.png"}), ("mark", {"picture": 1, "review": ""}),
     ("mark", {"picture": "x" * 6000, "review": ""}), ("edit", {}), ("edited", {"picture": "../a.png"}),
     ("edited", {"picture": "../a.png", "image": {"filename": "../secret.png", "subfolder": "", "type": "input"}})])
 def test_values_that_make_no_sense(opened: Opened, what: str, body: dict[str, Any]) -> None:
@@ -137,21 +153,29 @@ def test_values_that_make_no_sense(opened: Opened, what: str, body: dict[str, An
 
 def test_wait_stops_the_graph_until_all_are_accepted(comfy: Comfy) -> None:
     name = f"review_{uuid.uuid4().hex[:8]}"
-    masks = write_folder(comfy.input / name)
+    write_folder(comfy.input / name)
     graph = Graph()
     node = graph.add(REVIEW, folder=name, wait=True)
     assert comfy.error(graph, REVIEW) == "4 of 4 masks are not reviewed yet. Accept them on this node, or switch wait off\n"
     key = run_node(comfy, name).entry["outputs"][node.id]["masked_lora_review"][0]
-    for picture in mask_journal.read(masks):
-        comfy.post(f"{PATH}/mark", {"set": key, "picture": picture, "review": "accepted"})
+    for card in json.loads(fetch(comfy, f"{PATH}/list?set={key}")[1])["pictures"]:
+        said = {"set": key, "picture": card["picture"], "version": card["version"], "review": "accepted"}
+        assert comfy.post(f"{PATH}/mark", said)[0] == 200
     assert not run_node(comfy, name, wait=True).failure
 
 
-def test_the_node_runs_again_when_the_journal_has_changed(comfy: Comfy, opened: Opened) -> None:
-    run_node(comfy, opened.name)
+def test_a_named_folder_is_read_again_when_a_mask_has_changed_and_with_wait_after_a_mark(comfy: Comfy) -> None:
+    opened = Opened(comfy)
     assert run_node(comfy, opened.name).cached
-    opened.post("mark", picture="../b.png", review="redo")
+    opened.mark("../b.png", "redo")
+    assert run_node(comfy, opened.name).cached, "a mark changes no mask"
+    assert edit(opened, 7)[0] == 200
     assert not run_node(comfy, opened.name).cached
+    for picture in mask_journal.read(opened.masks):
+        opened.mark(picture, "accepted")
+    assert not run_node(comfy, opened.name, wait=True).failure
+    opened.mark("../b.png", "redo")
+    assert "1 to be made anew" in run_node(comfy, opened.name, wait=True).failure
 
 
 def test_masks_of_a_data_set_which_is_passed_on(opened: Opened) -> None:
@@ -170,15 +194,15 @@ def test_an_edit_is_read_by_what_comes_behind_and_a_mark_trains_nothing_anew(ope
     # A folder that another node names is not known when ComfyUI asks what has changed.
     node = graph.add(REVIEW, folder=graph.add("PrimitiveString", value=opened.name)[0])
     comfy.run(graph)
-    opened.post("mark", picture="../b.png", review="accepted")
+    opened.mark("../b.png", "accepted")
     assert node.id in comfy.run(graph).cached
     edit(opened, 6)
     assert node.id not in comfy.run(graph).cached
     graph.prompt[node.id]["inputs"]["wait"] = True
     for picture in mask_journal.read(opened.masks):
-        opened.post("mark", picture=picture, review="accepted")
+        opened.mark(picture, "accepted")
     comfy.run(graph)
-    opened.post("mark", picture="../b.png", review="")
+    opened.mark("../b.png", "")
     assert comfy.error(graph, REVIEW).startswith("1 of 4 masks is not reviewed yet")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pack.host import mask_journal
 from pack.tests.host.reviewed import write_folder, write_many
-from pack.tests.host.server import Comfy, Run
+from pack.tests.host.server import Comfy, Run, write_mask
 from PIL import Image
 from playwright.sync_api import Browser, Locator
 
@@ -91,7 +91,7 @@ def test_it_shows_the_masks_and_writes_what_is_said(shown: Shown) -> None:
     assert [title.inner_text() for title in page.locator(".masked_lora_review_title").all()] == ["d.png", "c.png", "b.png", "a.png"]
     assert shown.head() == "4 masks: 4 not reviewed"
     page.wait_for_function("() => [...document.querySelectorAll('.masked_lora_review_picture')].every(i => i.naturalWidth === 160)")
-    assert "not found: face" in shown.card("b").inner_text()
+    assert "no face" in shown.card("b").inner_text()
     before = shown.editor.serialized()
     shown.button("a", "Accept").click()
     shown.wait_for("a", "accepted")
@@ -120,6 +120,21 @@ def test_keys(shown: Shown) -> None:
     assert len(set(names)) == 12
     assert shown.button("c", "Accept").get_attribute("aria-pressed") == "true"
     assert shown.editor.complaints() == []
+
+
+def test_a_mask_that_changed_since_it_was_shown_is_shown_and_not_accepted(shown: Shown) -> None:
+    page, picture = shown.editor.page, shown.card("a").locator("img")
+    before = picture.get_attribute("src")
+    write_mask(shown.masks / "a.png", (64, 48))
+    shown.button("a", "Accept").click()
+    page.get_by_text("a.png has changed since it was shown").first.wait_for(timeout=10_000)
+    page.wait_for_function("([image, before]) => image.getAttribute('src') !== before", arg=[picture.element_handle(), before])
+    assert shown.review("a") == ""
+    shown.button("a", "Accept").click()
+    shown.wait_for("a", "accepted")
+    assert shown.review("a") == "accepted"
+    assert all("409" in complaint for complaint in shown.editor.complaints())
+    shown.editor.console_errors.clear()  # the browser notes each status that is an error
 
 
 def test_the_mask_editor_opens_with_the_mask_and_its_save_changes_the_file(shown: Shown) -> None:

@@ -8,7 +8,7 @@ const load = (name) => {
   const source = readFileSync(new URL(`../../web/js/${name}.js`, import.meta.url), "utf8")
   return import(`data:text/javascript,${encodeURIComponent(source)}`)
 }
-const { ask, pressed, stateWords, summary, tileAddress, viewAddress } = await load("review_words")
+const { ask, markedCard, pressed, stateWords, summary, tileAddress, viewAddress } = await load("review_words")
 const { openMaskEditor, standIn } = await load("review_editor")
 
 const cards = (...reviews) => reviews.map((review) => ({ review }))
@@ -39,12 +39,20 @@ test("asking", async () => {
     return { ok: status === 200, status, json: async () => value }
   }
   assert.deepEqual(await ask(answering(200, { a: 1 }), "list", { set: "k" }), { value: { a: 1 } })
-  assert.deepEqual(await ask(answering(404, { error: "not open" }), "mark", null, { set: "k" }), { problem: "not open" })
+  assert.deepEqual(await ask(answering(404, { error: "not open" }), "mark", null, { set: "k" }), { problem: "not open", answer: { error: "not open" } })
   assert.deepEqual(asked, [["/masked_lora/review/list?set=k", undefined, undefined], ["/masked_lora/review/mark", "POST", '{"set":"k"}']])
   const broken = async () => ({ ok: false, status: 500, json: async () => { throw new SyntaxError("no JSON") } })
-  assert.deepEqual(await ask(broken, "list", { set: "k" }), { problem: "ComfyUI answered 500." })
+  assert.deepEqual(await ask(broken, "list", { set: "k" }), { problem: "ComfyUI answered 500.", answer: {} })
   const offline = async () => { throw new Error("Failed to fetch") }
   assert.match((await ask(offline, "list", { set: "k" })).problem, /cannot be reached: Failed to fetch/)
+})
+
+test("a mark that is refused shows the mask as it is now", () => {
+  const card = { picture: "a.png", version: "2" }
+  assert.deepEqual(markedCard({ value: card }, "k"), { ...card, set: "k" })
+  assert.deepEqual(markedCard({ problem: "has changed", answer: { error: "has changed", card } }, "k"), { ...card, set: "k" })
+  assert.equal(markedCard({ problem: "not open", answer: { error: "not open" } }, "k"), undefined)
+  assert.equal(markedCard({ problem: "cannot be reached" }, "k"), undefined)
 })
 
 test("the editor gets a node that is none, and its file comes back", () => {

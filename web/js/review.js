@@ -3,7 +3,7 @@ import { api } from "../../../scripts/api.js"
 import { app, ComfyApp } from "../../../scripts/app.js"
 import { openMaskEditor } from "./review_editor.js"
 import { Gallery } from "./review_gallery.js"
-import { ask, tileAddress, viewAddress } from "./review_words.js"
+import { ask, markedCard, tileAddress, viewAddress } from "./review_words.js"
 import { findNode } from "./running_trainings.js"
 
 const KIND = "MaskedLoRA_ReviewMasks"
@@ -19,10 +19,10 @@ const complain = (summary, detail) => app.extensionManager.toast.add({ severity:
 function addGallery(node) {
   const gallery = new Gallery({
     tile: (card) => api.apiURL(tileAddress(card)),
-    mark: async ({ set, picture }, review) => {
-      const { value, problem } = await ask(fetchApi, "mark", null, { set, picture, review })
-      if (problem) complain("Review Masks", problem)
-      return value && { ...value, set }
+    mark: async ({ set, picture, version }, review) => {
+      const asked = await ask(fetchApi, "mark", null, { set, picture, review, version })
+      if (asked.problem) complain("Review Masks", asked.problem)
+      return markedCard(asked, set)
     },
     edit: (card) => edit(gallery, card),
   })

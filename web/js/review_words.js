@@ -18,6 +18,15 @@ export function summary(cards) {
 
 export const stateWords = (review) => STATES[review] ?? STATES[""]
 
+/**
+ * The card as the server has it after a mark, also where it refused one because the mask is another now.
+ * @param {{ value?: Card, problem?: string, answer?: any }} asked
+ */
+export const markedCard = ({ value, answer }, set) => {
+  const card = value ?? answer?.card
+  return card && { ...card, set }
+}
+
 /** What a press of "accepted" or "redo" means: pressed a second time it is taken back. */
 export const pressed = (review, button) => (review === button ? "" : button)
 
@@ -29,7 +38,7 @@ export const viewAddress = (image) => `/view?${new URLSearchParams(image)}`
 /**
  * Asks the server; a body is sent as JSON.
  * @param {(path: string, options?: object) => Promise<Response>} fetchApi
- * @returns {Promise<{ value?: any, problem?: string }>} what it answered, or why it did not, in words
+ * @returns {Promise<{ value?: any, problem?: string, answer?: any }>} what it answered; or why not in words, and what it sent with them
  */
 export async function ask(fetchApi, name, query, body) {
   try {
@@ -37,7 +46,7 @@ export async function ask(fetchApi, name, query, body) {
     const answer = await (body === undefined ? fetchApi(path) : fetchApi(path, {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }))
     const value = await answer.json().catch(() => ({}))
-    return answer.ok ? { value } : { problem: value.error ?? `ComfyUI answered ${answer.status}.` }
+    return answer.ok ? { value } : { problem: value.error ?? `ComfyUI answered ${answer.status}.`, answer: value }
   } catch (error) {
     return { problem: `ComfyUI cannot be reached: ${error.message}` }
   }
