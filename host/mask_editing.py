@@ -20,6 +20,7 @@ from PIL import Image
 from ..dataset.manifest import write_whole
 from ..dataset.pixels import read_mask, read_picture
 from ..masks.canvas import Pixels
+from . import mask_journal
 from .mask_journal import Entry
 from .mask_review import Card, MaskReview
 
@@ -62,7 +63,8 @@ def take_from_editor(review: MaskReview, picture: str, image: Mapping[str, objec
         raise ValueError(f"what the editor saved is not {entry.picture}; leave the picture unturned and not mirrored there")
     height, width = colours_HWC.shape[:2]
     mask_HW = np.zeros((height, width), np.uint8) if edited.alpha_HW is None else 255 - edited.alpha_HW.astype(np.uint8)
-    card = _write(review, entry, target, mask_HW)
+    with mask_journal.EDITING:  # a run over the folder may have written since
+        card = _write(review, review.entry(picture), target, mask_HW)
     for layer in layers:
         layer.unlink(missing_ok=True)
     _forget(_editor_folder(), review, picture)

@@ -91,14 +91,25 @@ class MaskReview:
         """Writes what a person said of a mask to the journal. version: of the card that the person saw; MaskChanged if it is another."""
         if review not in get_args(Review):
             raise ValueError(f"review is {review!r}; use {', '.join(map(repr, get_args(Review)))}")
-        entry = self.entry(picture)
-        if version is not None and (card := self._card(entry, self.names())).version != version:
-            raise MaskChanged(card)
-        return self.write(replace(entry, review=review))
+        with mask_journal.EDITING:  # a run over the folder may be writing
+            entry = self.entry(picture)
+            if version is not None and (card := self._card(entry, self.names())).version != version:
+                raise MaskChanged(card)
+            return self.write(replace(self._as_it_is(entry) if review == "accepted" else entry, review=review))
 
     def write(self, entry: Entry) -> Card:
         mask_journal.append(self.folder, entry)
         return self._card(entry, self.names())
+
+    def _as_it_is(self, entry: Entry) -> Entry:
+        """With the picture and the mask that lie there now: these are what a person accepts."""
+        facts, file = self.picture_file(entry).stat(), self.mask_file(entry, self.names())
+        entry = replace(entry, picture_id=f"{facts.st_size}-{facts.st_mtime_ns}")
+        if file is None or not file.is_file():
+            return entry
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        status = entry.status if entry.mask and entry.mask_sha256 == digest else "kept"
+        return replace(entry, mask=file.relative_to(self.folder).as_posix(), mask_sha256=digest, status=status)
 
     def picture_file(self, entry: Entry) -> Path:
         file = self._inside(entry.picture, self.readable)

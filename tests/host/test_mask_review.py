@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from pack.host.mask_review import MaskChanged, MaskReview, not_reviewed, report,
 from pack.host.mask_review_folders import find_reviews
 from PIL import Image
 
-from .reviewed import write_folder
+from .reviewed import made, write_folder
 from .server import write_mask, write_picture
 
 SAVED = {"filename": "clipspace-painted-masked-17.png", "subfolder": "", "type": "input"}
@@ -75,6 +77,22 @@ def test_what_is_doubted_is_what_the_report_of_a_run_doubts_and_nothing_that_was
         assert (card.remarks, card.rank) == (((doubted,), 2) if doubted else ((), 3))
         accepted = review.mark("../a.png", "accepted")
         assert (accepted.remarks, accepted.rank) == ((), 3)
+
+
+def test_accepting_is_said_of_the_picture_and_the_mask_that_lie_there(review: MaskReview) -> None:
+    """A picture may have been saved again since the run, and a mask put there by hand: a person sees these."""
+    os.utime(review.folder.parent / "a.png", ns=(5, 5))
+    shutil.copy(review.folder / "b.png", review.folder / "a.png")
+    shutil.copy(review.folder / "b.png", review.folder / "c.png")
+    for name in "abc":
+        before = review.entry(f"../{name}.png")
+        review.mark(before.picture, "accepted")
+        facts, after = (review.folder.parent / f"{name}.png").stat(), review.entry(before.picture)
+        assert after.picture_id == f"{facts.st_size}-{facts.st_mtime_ns}"
+        assert (after.mask, after.mask_sha256) == (f"{name}.png", made(review.folder, name).mask_sha256)
+        assert after.status == ("made" if name == "b" else "kept")
+    review.mark("../d.png", "accepted")
+    assert (review.entry("../d.png").status, review.entry("../d.png").mask) == ("failed", None)
 
 
 def test_titles_tell_pictures_in_several_folders_apart(review: MaskReview, folders: Path) -> None:

@@ -13,7 +13,8 @@ from .page import Editor
 
 Workflow = dict[str, Any]
 WORKFLOWS = ROOT / "workflows"
-NAMES = re.compile(r"pibo_\w+|demo_masks|sapiens2_\S+|mask_source|\w+_blocks|\w+_\d+\.safetensors")  # of files, inputs, layers: these a report may say
+# Of files, inputs, layers: these a report may say.
+NAMES = re.compile(r"pibo_\w+|demo_masks|sapiens2_\S+|mask_source|\w+_blocks|\w+_\d+\.safetensors")
 MISSING = "() => app.graph._nodes.filter(n => n.has_errors || !LiteGraph.registered_node_types[n.type]).map(n => n.type)"
 SEED_CONTROLS = ("() => app.graph._nodes.flatMap(n => (n.widgets ?? []).filter(w => w.name === 'seed')"
                  ".map(w => w.linkedWidgets?.[0]?.value ?? 'fixed'))")
