@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .detector import ReadFile
 from .folder import load_processor
-from .pretrained import all_loaded, read_config, read_weights, transformers_class
+from .pretrained import all_loaded, config_faults, first_line, read_config, read_weights, transformers_class
 
 IMAGE_TOKENS = 577  # 24 x 24 places and their mean
 # Microsoft's processor adds these to BART's tokenizer in this order; the folder's files do not have them.
@@ -44,14 +44,19 @@ def is_microsofts(config: Mapping[str, Any]) -> bool:
 def load_microsofts(path: Path, dtype: torch.dtype, read_file: ReadFile) -> tuple[nn.Module, Any]:
     """Model and processor of a folder in Microsoft's layout."""
     config = read_config(path)
-    processor = read_processor(path, int(config["text_config"]["vocab_size"]))
+    try:
+        processor = read_processor(path, int(config["text_config"]["vocab_size"]))
+        settings = convert_config(config, processor.image_token_id)
+    except (KeyError, TypeError, *config_faults()) as error:
+        raise ValueError(f"{path / 'config.json'} is not that of a Florence-2 ({type(error).__name__}: {first_line(error)}); "
+                         "download the folder again") from error
     if (file := path / "model.safetensors").is_file():
         weights: Mapping[str, Tensor] = read_weights(file)
     elif (file := path / "pytorch_model.bin").is_file():
         weights = read_file(file)
     else:
         raise ValueError(f"{path} has neither model.safetensors nor pytorch_model.bin; download the folder again")
-    module = all_loaded(_class("Florence2ForConditionalGeneration"), file, config=convert_config(config, processor.image_token_id),
+    module = all_loaded(_class("Florence2ForConditionalGeneration"), file, config=settings,
                         state_dict=convert_keys(weights), dtype=dtype)
     text = config["text_config"]
     module.generation_config = _class("GenerationConfig")(

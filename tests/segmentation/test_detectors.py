@@ -261,6 +261,16 @@ def test_long_captions_are_cut(models: Path) -> None:
     assert len(florence.processor.tokenizer(florence._short("woman " * 100))["input_ids"]) <= 128 - 5 - 48 + 2
 
 
+def test_microsofts_layout_answers_as_its_config_says(models: Path) -> None:
+    """The values of text_config in Microsoft's config.json, and of generation_config.json in florence-community's folders."""
+    settings = load(models / "microsoft").module.generation_config
+    assert {name: getattr(settings, name) for name in (
+        "bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id",
+        "no_repeat_ngram_size", "early_stopping")} == {
+            "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_bos_token_id": 0,
+            "forced_eos_token_id": 2, "no_repeat_ngram_size": 3, "early_stopping": True}
+
+
 def test_microsofts_vocabulary_is_bart_and_the_extra_tokens() -> None:
     """BART has 50265 tokens, Microsoft's config.json says 51289."""
     assert tuple(FLORENCE_TOKENS) == TOKENS
@@ -366,6 +376,37 @@ def test_broken_downloads(models: Path, tmp_path: Path, kind: str, fault: str) -
     with pytest.raises(ValueError, match="download|damaged") as told:
         load(folder)
     assert str(folder) in str(told.value)
+
+
+def test_a_folder_without_safetensors_says_what_to_take(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "grounding-dino"
+    shutil.copytree(models / "grounding-dino", folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"grounding-dino has no \.safetensors; take model\.safetensors of the repository"):
+        load(folder)
+
+
+@pytest.mark.parametrize(("kind", "part", "name"), [
+    ("grounding-dino", None, "num_queries"), ("microsoft", "text_config", "d_model"), ("florence2", "text_config", "d_model")])
+def test_a_config_with_a_value_of_a_wrong_type(models: Path, tmp_path: Path, kind: str, part: str | None, name: str) -> None:
+    folder = tmp_path / kind
+    shutil.copytree(models / kind, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (config[part] if part else config)[name] = "many"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"'{name}'.*expected.*; download") as told:
+        load(folder)
+    assert str(folder) in str(told.value)
+
+
+def test_a_config_that_lacks_a_part(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "microsoft"
+    shutil.copytree(models / "microsoft", folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["vision_config"]["depths"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="config.json is not that of a Florence-2 .*depths.*; download the folder again"):
+        load(folder)
 
 
 def test_old_transformers_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
