@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .detector import ReadFile
 from .folder import load_processor
-from .pretrained import all_loaded, config_faults, first_line, read_config, read_weights, transformers_class
+from .pretrained import all_loaded, first_line, load_faults, read_config, read_weights, transformers_class
 
+SINCE = "4.56"
 IMAGE_TOKENS = 577  # 24 x 24 places and their mean
 # Microsoft's processor adds these to BART's tokenizer in this order; the folder's files do not have them.
 TOKENS = ("<od>", "</od>", "<ocr>", "</ocr>", *(f"<loc_{number}>" for number in range(1000)), "<cap>", "</cap>", "<ncap>", "</ncap>",
@@ -47,7 +48,7 @@ def load_microsofts(path: Path, dtype: torch.dtype, read_file: ReadFile) -> tupl
     try:
         processor = read_processor(path, int(config["text_config"]["vocab_size"]))
         settings = convert_config(config, processor.image_token_id)
-    except (KeyError, TypeError, *config_faults()) as error:
+    except load_faults() as error:
         raise ValueError(f"{path / 'config.json'} is not that of a Florence-2 ({type(error).__name__}: {first_line(error)}); "
                          "download the folder again") from error
     if (file := path / "model.safetensors").is_file():
@@ -67,7 +68,7 @@ def load_microsofts(path: Path, dtype: torch.dtype, read_file: ReadFile) -> tupl
 
 
 def _class(name: str) -> Any:
-    return transformers_class(name, "4.56")
+    return transformers_class(name, SINCE)
 
 
 def read_processor(path: Path, vocabulary: int) -> Any:

@@ -25,14 +25,12 @@ def all_loaded(network: Any, path: Path, dtype: torch.dtype, **settings: Any) ->
 
     Raises ValueError where weights are missing or damaged: transformers would go on with random ones.
     """
-    from safetensors import SafetensorError
-
     if path.is_dir() and not any(path.glob("*.safetensors")) and any(path.glob("*.bin")):
         raise ValueError(f"{path} has no .safetensors; take model.safetensors of the repository that the folder came from")
     try:
         model, told = network.from_pretrained(
             None if path.is_file() else path, local_files_only=True, use_safetensors=True, output_loading_info=True, **settings)
-    except (OSError, RuntimeError, TypeError, SafetensorError, *config_faults()) as error:
+    except load_faults() as error:
         raise ValueError(f"{path} cannot be loaded as {network.__name__} ({first_line(error)}); download it again") from error
     if missing := sorted(told["missing_keys"]):
         raise ValueError(f"{path} lacks {len(missing)} weights of {network.__name__}, such as {missing[0]}: another model, or damaged")
@@ -59,12 +57,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def config_faults() -> tuple[type[Exception], ...]:
-    """What transformers raises for a config.json with a value of a wrong type: an error of huggingface_hub's own, in newer versions."""
+def load_faults() -> tuple[type[Exception], ...]:
+    """What transformers raises for files that are missing or damaged, and for values that config.json lacks or has of a wrong type."""
     import huggingface_hub.errors
+    from safetensors import SafetensorError
 
-    fault = getattr(huggingface_hub.errors, "StrictDataclassError", None)
-    return (fault,) if fault else ()
+    wrong_type: type[Exception] = getattr(huggingface_hub.errors, "StrictDataclassError", TypeError)  # older versions have none
+    return OSError, RuntimeError, TypeError, KeyError, SafetensorError, wrong_type
 
 
 def first_line(error: Exception) -> str:
