@@ -46,7 +46,7 @@ def _thresholds() -> list[io.Input]:
     return [
         _threshold(0.3, "How sure GroundingDINO must be of a box; lower finds more, also what is not there. Florence-2 gives no scores."),
         io.Float.Input("text_threshold", default=0.25, min=0.0, max=1.0, step=0.05, round=0.001, advanced=True,
-                       tooltip="How well all words of a phrase must fit on the mean: against blue shirts when red shirts are wanted."),
+                       tooltip="How sure GroundingDINO must be of a phrase's surest word; matters only where it is above threshold."),
         io.Int.Input("most", default=10, min=1, max=100, advanced=True, tooltip="At most so many boxes of each thing, the surest first."),
     ]
 

@@ -19,6 +19,8 @@ from .segmenter import Ready, Regions, Segmenter
 
 PADDING = 1.25
 """A crop is this much larger than the person's box, as in Sapiens2's own processor."""
+MEAN_COLOUR = (124, 116, 104)
+"""Of the photographs that all these networks learned from: beyond a picture's edge it says nothing."""
 LEAST_AREA = 5e-5
 """Share of the parsed area that a group must fill, at a share of a half or more, to count as found: 6 x 6 pixels of the network's."""
 Corners = tuple[int, int, int, int]
@@ -107,9 +109,9 @@ class BodyParts:
             boxes = [_box_around(person_HW)]
         parser = self.parser()
         height, width = picture_HWC.shape[:2]
-        crops = [crop for box in boxes if (crop := crop_around(box, parser.aspect, width, height))] or [(0, 0, width, height)]
-        least = max(1.0, LEAST_AREA * min((right - left) * (bottom - top) for left, top, right, bottom in crops))
-        shares = _parse(parser, picture_HWC, crops, least)
+        crops = [crop for box in boxes if (crop := crop_around(box, parser.aspect, width, height))]
+        least = max(1.0, LEAST_AREA * min(((right - left) * (bottom - top) for left, top, right, bottom in crops), default=width * height))
+        shares = _parse_crops(parser, picture_HWC, crops, least) if crops else _parse(parser, picture_HWC, least)
         if person_HW is not None:
             shares = {group: share_HW * person_HW for group, share_HW in shares.items()}
         if self.face_oval is not None and FACE in shares:
@@ -132,6 +134,14 @@ def crop_around(box: Box, aspect: float, width: int, height: int) -> Corners | N
             min(width, math.ceil(across + half_width)), min(height, math.ceil(down + half_height)))
 
 
+def margins(crop: Corners, aspect: float, width: int, height: int) -> Corners:
+    """What a crop that the picture's edge cuts off lacks of the model's shape: pixels beyond the left, right, upper, lower edge."""
+    left, top, right, bottom = crop
+    across = round((bottom - top) * aspect) - (right - left)
+    down = round((right - left) / aspect) - (bottom - top)
+    return (*_shared_out(across, left == 0, right == width), *_shared_out(down, top == 0, bottom == height))
+
+
 def is_there(share_HW: Tensor, least: float) -> bool:
     """Whether at least `least` pixels have half of the share or more."""
     return int((share_HW >= 0.5).sum()) >= least
@@ -144,23 +154,52 @@ def without_neck(shares: dict[str, Tensor], oval_HW: Tensor | None) -> dict[str,
     return shares | {FACE: face_HW, BODY: shares[BODY] + body_HW if BODY in shares else body_HW}
 
 
-def _parse(parser: BodyParser, picture_HWC: Tensor, crops: Sequence[Corners], least: float) -> dict[str, Tensor]:
+def _shared_out(lacking: int, before: bool, after: bool) -> tuple[int, int]:
+    if lacking <= 0 or not (before or after):
+        return 0, 0
+    first = lacking // 2 if before and after else lacking * before
+    return first, lacking - first
+
+
+def _parse(parser: BodyParser, picture_HWC: Tensor, least: float) -> dict[str, Tensor]:
+    [shares] = parser.group_shares([picture_HWC])
+    return {group: share_HW for group, share_HW in shares.items() if is_there(share_HW, least)}
+
+
+def _parse_crops(parser: BodyParser, picture_HWC: Tensor, crops: Sequence[Corners], least: float) -> dict[str, Tensor]:
     """The greatest share of each group over the crops, scaled down where groups of several crops sum up to more than 1."""
-    if crops == [(0, 0, picture_HWC.shape[1], picture_HWC.shape[0])]:
-        [shares] = parser.group_shares([picture_HWC])
-        return {group: share_HW for group, share_HW in shares.items() if is_there(share_HW, least)}
     merged: dict[str, Tensor] = {}
-    pictures = [picture_HWC[top:bottom, left:right] for left, top, right, bottom in crops]
-    for (left, top, right, bottom), shares in zip(crops, parser.group_shares(pictures), strict=True):
-        for group, share_HW in shares.items():
-            if is_there(share_HW, least):
-                whole_HW = merged.setdefault(group, torch.zeros(picture_HWC.shape[:2]))
-                part_HW = whole_HW[top:bottom, left:right]
-                torch.maximum(part_HW, share_HW, out=part_HW)
+    for start in range(0, len(crops), parser.at_once):  # the shares of many crops would fill the memory
+        some = crops[start:start + parser.at_once]
+        for crop, shares in zip(some, _crop_shares(parser, picture_HWC, some), strict=True):
+            left, top, right, bottom = crop
+            for group, share_HW in shares.items():
+                if is_there(share_HW, least):
+                    whole_HW = merged.setdefault(group, torch.zeros(picture_HWC.shape[:2]))
+                    part_HW = whole_HW[top:bottom, left:right]
+                    torch.maximum(part_HW, share_HW, out=part_HW)
     if merged:
         total_HW = torch.stack(list(merged.values())).sum(0).clamp_(min=1)
         merged = {group: share_HW / total_HW for group, share_HW in merged.items()}
     return merged
+
+
+def _crop_shares(parser: BodyParser, picture_HWC: Tensor, crops: Sequence[Corners]) -> list[dict[str, Tensor]]:
+    """The shares of each crop, which the network sees in its own shape: one that an edge cuts off would be stretched."""
+    height, width = picture_HWC.shape[:2]
+    added = [margins(crop, parser.aspect, width, height) for crop in crops]
+    pictures = [_padded(picture_HWC[top:bottom, left:right], more) for (left, top, right, bottom), more in zip(crops, added, strict=True)]
+    return [{group: share_HW[above:above + bottom - top, before:before + right - left] for group, share_HW in shares.items()}
+            for (left, top, right, bottom), (before, _, above, _), shares in zip(
+                crops, added, parser.group_shares(pictures), strict=True)]
+
+
+def _padded(picture_HWC: Tensor, more: Corners) -> Tensor:
+    before, after, above, below = more
+    height, width, colours = picture_HWC.shape
+    padded_HWC = torch.tensor(MEAN_COLOUR[:colours], dtype=torch.uint8).repeat(above + height + below, before + width + after, 1)
+    padded_HWC[above:above + height, before:before + width] = picture_HWC
+    return padded_HWC
 
 
 def _union(segmenter: Segmenter | None, picture_HWC: Tensor, caption: str) -> Tensor | None:

@@ -19,6 +19,7 @@ from .pretrained import all_loaded, transformers_class
 from .segmenter import Ready, Regions
 
 ADVICE = "take a folder of CLIPSeg (Hugging Face repository CIDAS/clipseg-rd64-refined)"
+SINCE = "4.25"
 MOST_AT_ONCE = 16
 
 
@@ -43,8 +44,9 @@ class ClipSeg:
         logits_Nhw = self.module(pixel_values=pixels, input_ids=words["input_ids"].to(weight.device),
                                  attention_mask=words["attention_mask"].to(weight.device)).logits
         logits_Nhw = logits_Nhw.float().cpu().reshape(len(phrases), *logits_Nhw.shape[-2:])
-        masks_NHW = nn.functional.interpolate(logits_Nhw[:, None], tuple(picture_HWC.shape[:2]), mode="bilinear")[:, 0].sigmoid()
-        return list(masks_NHW)
+        # One by one and in place: for all phrases at once a large picture would take twice the memory of its masks.
+        return [nn.functional.interpolate(logits_hw[None, None], tuple(picture_HWC.shape[:2]), mode="bilinear")[0, 0].sigmoid_()
+                for logits_hw in logits_Nhw]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,5 +94,5 @@ def load_clipseg(path: Path, dtype: torch.dtype) -> ClipSeg:
     kind = model_type(path, ADVICE)
     if kind != "clipseg":
         raise ValueError(f"{path} holds {kind or 'a model of an unnamed kind'}, not CLIPSeg; {ADVICE}")
-    model, processor = transformers_class("CLIPSegForImageSegmentation", "4.25"), transformers_class("CLIPSegProcessor", "4.25")
+    model, processor = transformers_class("CLIPSegForImageSegmentation", SINCE), transformers_class("CLIPSegProcessor", SINCE)
     return ClipSeg(all_loaded(model, path, dtype), load_processor(processor, path), f"clipseg {path.name}")

@@ -33,8 +33,8 @@ class Detector(Protocol):
     def find(self, picture_HWC: Tensor, phrases: Sequence[str], threshold: float = 0.3, text_threshold: float = 0.25) -> list[Box]:
         """Boxes inside the picture; each one's label is the phrase that was asked for, as it was asked. The surest first.
 
-        picture_HWC: uint8, RGB, on the CPU. threshold: the least score of a box. text_threshold: how well all words of the phrase
-        must fit. A phrase without letters finds nothing.
+        picture_HWC: uint8, RGB, on the CPU. threshold: the least score of a box. text_threshold: the least for a word of its
+        label; it counts where it is the greater of the two. A phrase without letters finds nothing.
         """
 
 

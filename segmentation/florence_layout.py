@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .detector import ReadFile
 from .folder import load_processor
-from .pretrained import all_loaded, read_config, read_weights, transformers_class
+from .pretrained import all_loaded, first_line, load_faults, read_config, read_weights, transformers_class
 
+SINCE = "4.56"
 IMAGE_TOKENS = 577  # 24 x 24 places and their mean
 # Microsoft's processor adds these to BART's tokenizer in this order; the folder's files do not have them.
 TOKENS = ("<od>", "</od>", "<ocr>", "</ocr>", *(f"<loc_{number}>" for number in range(1000)), "<cap>", "</cap>", "<ncap>", "</ncap>",
@@ -44,14 +45,19 @@ def is_microsofts(config: Mapping[str, Any]) -> bool:
 def load_microsofts(path: Path, dtype: torch.dtype, read_file: ReadFile) -> tuple[nn.Module, Any]:
     """Model and processor of a folder in Microsoft's layout."""
     config = read_config(path)
-    processor = read_processor(path, int(config["text_config"]["vocab_size"]))
+    try:
+        processor = read_processor(path, int(config["text_config"]["vocab_size"]))
+        settings = convert_config(config, processor.image_token_id)
+    except load_faults() as error:
+        raise ValueError(f"{path / 'config.json'} is not that of a Florence-2 ({type(error).__name__}: {first_line(error)}); "
+                         "download the folder again") from error
     if (file := path / "model.safetensors").is_file():
         weights: Mapping[str, Tensor] = read_weights(file)
     elif (file := path / "pytorch_model.bin").is_file():
         weights = read_file(file)
     else:
         raise ValueError(f"{path} has neither model.safetensors nor pytorch_model.bin; download the folder again")
-    module = all_loaded(_class("Florence2ForConditionalGeneration"), file, config=convert_config(config, processor.image_token_id),
+    module = all_loaded(_class("Florence2ForConditionalGeneration"), file, config=settings,
                         state_dict=convert_keys(weights), dtype=dtype)
     text = config["text_config"]
     module.generation_config = _class("GenerationConfig")(
@@ -62,7 +68,7 @@ def load_microsofts(path: Path, dtype: torch.dtype, read_file: ReadFile) -> tupl
 
 
 def _class(name: str) -> Any:
-    return transformers_class(name, "4.56")
+    return transformers_class(name, SINCE)
 
 
 def read_processor(path: Path, vocabulary: int) -> Any:

@@ -68,7 +68,7 @@ def load_file(file: Path, read_file: ReadFile) -> tuple[nn.Module, Any]:
 
     Raises ValueError for another file, and where that folder is missing.
     """
-    weights = {name.removeprefix("module."): value for name, value in _inner(read_file(file)).items()}
+    weights = {name.removeprefix("module."): value for name, value in read_file(file).items()}
     if "backbone.0.patch_embed.proj.weight" not in weights or "transformer.tgt_embed.weight" not in weights:
         raise ValueError(f"{file} is no GroundingDINO; {ADVICE}")
     tokenizer = load_processor(transformers_class("BertTokenizer", SINCE), _vocabulary(file))
@@ -76,10 +76,6 @@ def load_file(file: Path, read_file: ReadFile) -> tuple[nn.Module, Any]:
                        state_dict=convert_keys(weights), dtype=torch.float32)
     pictures = transformers_class("GroundingDinoImageProcessor", SINCE)()
     return model, transformers_class("GroundingDinoProcessor", SINCE)(pictures, tokenizer)
-
-
-def _inner(weights: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    return weights["model"] if isinstance(weights.get("model"), Mapping) else weights  # as training saved it
 
 
 def _vocabulary(file: Path) -> Path:

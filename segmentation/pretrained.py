@@ -25,13 +25,13 @@ def all_loaded(network: Any, path: Path, dtype: torch.dtype, **settings: Any) ->
 
     Raises ValueError where weights are missing or damaged: transformers would go on with random ones.
     """
-    from safetensors import SafetensorError
-
+    if path.is_dir() and not any(path.glob("*.safetensors")) and any(path.glob("*.bin")):
+        raise ValueError(f"{path} has no .safetensors; take model.safetensors of the repository that the folder came from")
     try:
         model, told = network.from_pretrained(
             None if path.is_file() else path, local_files_only=True, use_safetensors=True, output_loading_info=True, **settings)
-    except (OSError, RuntimeError, TypeError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be loaded as {network.__name__} ({_first_line(error)}); download it again") from error
+    except load_faults() as error:
+        raise ValueError(f"{path} cannot be loaded as {network.__name__} ({first_line(error)}); download it again") from error
     if missing := sorted(told["missing_keys"]):
         raise ValueError(f"{path} lacks {len(missing)} weights of {network.__name__}, such as {missing[0]}: another model, or damaged")
     return model.eval().to(dtype)  # the setting for it has another name in transformers before 4.56
@@ -45,7 +45,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file} is no whole safetensors file ({_first_line(error)}); download it again") from error
+        raise ValueError(f"{file} is no whole safetensors file ({first_line(error)}); download it again") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -53,9 +53,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'} cannot be read ({_first_line(error)}); download the model again") from error
+        raise ValueError(f"{folder / 'config.json'} cannot be read ({first_line(error)}); download the model again") from error
     return config if isinstance(config, dict) else {}
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def load_faults() -> tuple[type[Exception], ...]:
+    """What transformers raises for files that are missing or damaged, and for values that config.json lacks or has of a wrong type."""
+    import huggingface_hub.errors
+    from safetensors import SafetensorError
+
+    wrong_type: type[Exception] = getattr(huggingface_hub.errors, "StrictDataclassError", TypeError)  # older versions have none
+    return OSError, RuntimeError, TypeError, KeyError, SafetensorError, wrong_type
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, in at most 200 signs; with the next line where the first one ends in a colon."""
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join([first, *(line.strip() for line in more[:1] if first.endswith(":"))])[:200]

@@ -21,6 +21,13 @@ def test_learned_is_untouched_the_rest_is_dark_and_the_border_bright() -> None:
     assert (drawn[10:30, 39] == (255, 244, 190)).all()
 
 
+def test_a_mask_that_is_shrunk_is_averaged() -> None:
+    """Stripes of two pixels, white and black, at a quarter of the size: half of each, so the same as an even half."""
+    stripes = np.zeros((160, 240), np.float32)
+    stripes[:, ::4] = stripes[:, 1::4] = 1
+    assert np.abs(overlay(PICTURE, stripes, 60).astype(int) - overlay(PICTURE, np.full((160, 240), 0.5, np.float32), 60)).max() <= 1
+
+
 def test_a_grey_lies_between() -> None:
     half = overlay(PICTURE, np.full((40, 60), 0.5, np.float32), 60)[20, 30].astype(float)
     white, black = (overlay(PICTURE, np.full((40, 60), weight, np.float32), 60)[20, 30].astype(float) for weight in (1, 0))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pack.host.mask_plan import MaskPlan, Part
 from pack.segmentation.body_parser import BodyParser
-from pack.segmentation.body_parts import BodyParts, FixedBoxes, crop_around
+from pack.segmentation.body_parts import MEAN_COLOUR, BodyParts, FixedBoxes, crop_around, margins
 from pack.segmentation.body_tables import SAPIENS1
 from pack.segmentation.boxes import Box
 from pack.tests.segmentation.tiny_body import Colours, noise, paint
@@ -26,6 +26,7 @@ class Ready:
     """A parser that reads 128 x 96 pixels; `seen` are the sizes (H, W) of what it was given."""
 
     seen: list[tuple[int, ...]] = field(default_factory=list)
+    pictures: list[Tensor] = field(default_factory=list)
 
     def __call__(self) -> BodyParser:
         module = Colours(28, (128, 96))
@@ -33,6 +34,7 @@ class Ready:
 
         def prepare(picture_HWC: Tensor) -> Tensor:
             self.seen.append(tuple(picture_HWC.shape[:2]))
+            self.pictures.append(picture_HWC)
             pixels = F.interpolate(((picture_HWC - mean) / std).permute(2, 0, 1)[None], (128, 96), mode="nearest-exact")
             return pixels[0]
 
@@ -45,10 +47,13 @@ class Fixed:
 
     shares: list[dict[str, Tensor]]
     aspect: float = 0.75
+    at_once: int = 2
 
     def group_shares(self, pictures: list[Tensor]) -> list[dict[str, Tensor]]:
-        assert [set(share.shape for share in one.values()) for one in self.shares] == [{picture.shape[:2]} for picture in pictures]
-        return self.shares
+        assert 0 < len(pictures) <= self.at_once
+        found = [self.shares.pop(0) for _ in pictures]
+        assert [set(share.shape for share in one.values()) for one in found] == [{picture.shape[:2]} for picture in pictures]
+        return found
 
 
 @dataclass(frozen=True)
@@ -191,6 +196,39 @@ def test_crops_have_the_networks_shape_and_stay_inside() -> None:
     assert crop_around(Box(0, 0, 60, 80), 0.75, 50, 1000) == (0, 0, 50, 90)
     for outside in (Box(-50, 0, 40, 40), Box(0, 500, 10, 10), Box(5, 5, 0, 10), Box(5, 5, 10, float("nan"))):
         assert crop_around(outside, 0.75, 100, 100) is None
+
+
+def test_many_crops_are_parsed_few_at_a_time() -> None:
+    """Crops of 15 x 20 side by side, each sure of a face by another share."""
+    boxes = FixedBoxes(tuple(Box(16 * number + 1.5, 2, 12, 16) for number in range(5)))
+    shares = [{"face": torch.full((20, 15), 0.5 + number / 10)} for number in range(5)]
+    found = BodyParts(lambda: Fixed(list(shares)), "fixed", boxes).segment(noise(20, 80))
+    torch.testing.assert_close(found["face"][10, 7::16], torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9]))
+
+
+def test_a_crop_that_an_edge_cuts_off_is_filled_up_to_the_networks_shape() -> None:
+    assert margins((92, 90, 168, 190), 0.75, 1000, 1000) == (0, 0, 0, 0)
+    assert margins((0, 100, 50, 200), 0.75, 1000, 1000) == (25, 0, 0, 0)
+    assert margins((950, 100, 1000, 200), 0.75, 1000, 1000) == (0, 25, 0, 0)
+    assert margins((100, 0, 175, 60), 0.75, 1000, 1000) == (0, 0, 40, 0)
+    assert margins((100, 940, 175, 1000), 0.75, 1000, 1000) == (0, 0, 0, 40)
+    assert margins((0, 0, 60, 20), 0.75, 60, 20) == (0, 0, 30, 30)
+
+
+@pytest.mark.parametrize(("left", "top"), [(0, 60), (120, 60), (60, 0), (60, 80)])
+def test_a_person_at_the_pictures_edge_is_not_stretched(left: int, top: int) -> None:
+    picture_HWC = paint(240, 200, *person(left, top, 40))
+    ready = Ready()
+    found = parts(ready, boxes=FixedBoxes((Box(left, top, 80, 160),))).segment(picture_HWC)
+    [(rows, columns)] = ready.seen
+    assert columns / rows == pytest.approx(0.75, abs=0.01)
+    crop = crop_around(Box(left, top, 80, 160), 0.75, 200, 240)
+    assert crop is not None
+    assert (rows, columns) != (crop[3] - crop[1], crop[2] - crop[0])
+    grey = (ready.pictures[0] == torch.tensor(MEAN_COLOUR, dtype=torch.uint8)).all(-1)
+    assert int(grey.sum()) == rows * columns - (crop[3] - crop[1]) * (crop[2] - crop[0])
+    for row, group in enumerate(("hair", "face", "clothing", "body")):
+        assert iou(found[group], rectangle(240, 200, left, top + 40 * row, left + 80, top + 40 * row + 40)) > 0.9
 
 
 def test_boxes_outside_the_picture_and_no_boxes_mean_the_whole_picture() -> None:

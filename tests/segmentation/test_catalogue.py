@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import get_args
 
 import pytest
+from pack.segmentation import clipseg, face_parsing, florence, florence_layout, grounding, grounding_file, sam_files, sapiens
 from pack.segmentation.catalogue import KNOWN, MODEL_TYPES, PLACES, Family, KnownModel, Licence
 
 LICENCES = list(dict.fromkeys(known.licence for known in KNOWN))
@@ -52,6 +53,20 @@ def test_every_folder_stands_in_the_table(family: Family, page: str) -> None:
 def test_the_tables_list_no_other_models(page: str) -> None:
     links = [known.link for known in KNOWN] + [licence.link for licence in LICENCES if licence.link.startswith("https://huggingface.co/")]
     assert sorted(re.findall(r"\]\((https://huggingface\.co/[^)]+)\)", page)) == sorted(links)
+
+
+NEEDED = {
+    "Sapiens2": sapiens.NEEDS, "SegFormer face parsing": face_parsing.NEEDS, "SAM 1": sam_files.SINCE["SamModel"],
+    "SAM 2, SAM 2.1": sam_files.SINCE["Sam2VideoModel"], "SAM 3": sam_files.SINCE["Sam3VideoModel"],
+    "GroundingDINO": grounding.MODELS["grounding-dino"][1], "GroundingDINO, the original files": grounding_file.SINCE,
+    "MM-GroundingDINO": grounding.MODELS["mm-grounding-dino"][1], "Florence-2": florence.SINCE, "CLIPSeg": clipseg.SINCE}
+
+
+def test_the_table_of_segmenters_asks_for_the_transformers_that_the_code_asks_for(page: str) -> None:
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    asked = {row[2]: row[3].removesuffix(" or newer") for row in rows if len(row) == 6 and row[3].endswith(" or newer")}
+    assert asked == NEEDED
+    assert florence_layout.SINCE == florence.SINCE
 
 
 def test_names_and_places_are_unique() -> None:

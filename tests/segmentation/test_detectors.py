@@ -64,13 +64,25 @@ SPANS = [(1, 3), (4, 5)]  # "[CLS] red shirt . hair . [SEP]"
 
 @pytest.mark.parametrize(("row", "expected"), [
     ([0.9, 0.6, 0.7, 0.9, 0.2, 0.9, 0.9], (0, 0.7)),  # both words fit; [CLS], "." and [SEP] do not count
-    ([0.0, 0.05, 0.4, 0.0, 0.2, 0.0, 0.0], None),  # a blue shirt: the mean is 0.225
+    ([0.0, 0.05, 0.4, 0.0, 0.2, 0.0, 0.0], (0, 0.4)),  # one sure word is enough, as in the reference
     ([0.0, 0.2, 0.31, 0.0, 0.0, 0.0, 0.0], (0, 0.31)),
     ([0.0, 0.5, 0.5, 0.0, 0.6, 0.0, 0.0], (1, 0.6)),  # a merged phrase, "red shirt hair": the surest takes it
     ([0.9, 0.29, 0.29, 0.9, 0.29, 0.9, 0.9], None)])
 def test_spans_of_tokens_become_phrases(row: list[float], expected: tuple[int, float] | None) -> None:
     found = match(logits([0.0] * 7, row), SPANS, 0.3, 0.25)
     assert found == ([] if expected is None else [(1, expected[0], pytest.approx(expected[1], abs=1e-6))])
+
+
+def test_a_long_phrase_is_found_by_its_surest_word() -> None:
+    """"woman in a red t-shirt" has seven tokens; transformers keeps a box whose greatest probability is above the threshold."""
+    row = [0.0, 0.9, 0.05, 0.02, 0.2, 0.05, 0.05, 0.05, 0.0, 0.3, 0.0, 0.0]
+    found = match(logits(row), [(1, 8), (9, 10)], 0.3, 0.25)
+    assert found == [(0, 0, pytest.approx(0.9, abs=1e-6))]
+
+
+def test_a_text_threshold_above_the_threshold_counts() -> None:
+    row = [0.0, 0.4, 0.5, 0.0, 0.2, 0.0, 0.0]
+    assert [len(match(logits(row), SPANS, 0.3, text)) for text in (0.25, 0.45, 0.55)] == [1, 1, 0]
 
 
 def test_no_phrases_match_nothing() -> None:
@@ -111,7 +123,7 @@ def test_boxes_are_those_of_transformers(models: Path, kind: str, size: tuple[in
         scores = [max(row[number] for number in piece) for piece in pieces[:3]]
         phrase = scores.index(max(scores))
         corners = [min(max(value, 0), side) for value, side in zip(result["boxes"][query].tolist(), (width, height) * 2, strict=True)]
-        if max(scores) > threshold and sum(row[number] for number in pieces[phrase]) / len(pieces[phrase]) > threshold / 2:
+        if max(scores) > threshold:
             expected.append((PHRASES[phrase], corners, max(scores)))
     found = load(models / kind).find(picture_HWC, PHRASES, threshold, threshold / 2)
     assert len(found) >= 2
@@ -249,6 +261,16 @@ def test_long_captions_are_cut(models: Path) -> None:
     assert len(florence.processor.tokenizer(florence._short("woman " * 100))["input_ids"]) <= 128 - 5 - 48 + 2
 
 
+def test_microsofts_layout_answers_as_its_config_says(models: Path) -> None:
+    """The values of text_config in Microsoft's config.json, and of generation_config.json in florence-community's folders."""
+    settings = load(models / "microsoft").module.generation_config
+    assert {name: getattr(settings, name) for name in (
+        "bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id",
+        "no_repeat_ngram_size", "early_stopping")} == {
+            "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_bos_token_id": 0,
+            "forced_eos_token_id": 2, "no_repeat_ngram_size": 3, "early_stopping": True}
+
+
 def test_microsofts_vocabulary_is_bart_and_the_extra_tokens() -> None:
     """BART has 50265 tokens, Microsoft's config.json says 51289."""
     assert tuple(FLORENCE_TOKENS) == TOKENS
@@ -354,6 +376,37 @@ def test_broken_downloads(models: Path, tmp_path: Path, kind: str, fault: str) -
     with pytest.raises(ValueError, match="download|damaged") as told:
         load(folder)
     assert str(folder) in str(told.value)
+
+
+def test_a_folder_without_safetensors_says_what_to_take(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "grounding-dino"
+    shutil.copytree(models / "grounding-dino", folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"grounding-dino has no \.safetensors; take model\.safetensors of the repository"):
+        load(folder)
+
+
+@pytest.mark.parametrize(("kind", "part", "name"), [
+    ("grounding-dino", None, "num_queries"), ("microsoft", "text_config", "d_model"), ("florence2", "text_config", "d_model")])
+def test_a_config_with_a_value_of_a_wrong_type(models: Path, tmp_path: Path, kind: str, part: str | None, name: str) -> None:
+    folder = tmp_path / kind
+    shutil.copytree(models / kind, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (config[part] if part else config)[name] = "many"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"'{name}'.*expected.*; download") as told:
+        load(folder)
+    assert str(folder) in str(told.value)
+
+
+def test_a_config_that_lacks_a_part(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "microsoft"
+    shutil.copytree(models / "microsoft", folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["vision_config"]["depths"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="config.json is not that of a Florence-2 .*depths.*; download the folder again"):
+        load(folder)
 
 
 def test_old_transformers_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

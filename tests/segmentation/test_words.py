@@ -186,6 +186,11 @@ def test_clipseg_is_that_of_transformers(clipseg: ClipSeg, clipseg_folder: Path,
     assert size != (50, 70) or expected.std() > 0.01
 
 
+def test_clipseg_masks_hold_no_memory_but_their_own(clipseg: ClipSeg) -> None:
+    masks = clipseg.masks(PICTURE_HWC, ["face", "hair", "cat"])
+    assert [mask_HW.untyped_storage().nbytes() for mask_HW in masks] == [4 * mask_HW.numel() for mask_HW in masks]
+
+
 def test_clipseg_words_and_their_threshold(clipseg: ClipSeg) -> None:
     face_HW, hair_HW = clipseg.masks(PICTURE_HWC, ["face", "hair"])
     highest = sorted([float(face_HW.max()), float(hair_HW.max())])
