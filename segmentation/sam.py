@@ -42,13 +42,15 @@ class Query:
 @dataclass(frozen=True, slots=True, eq=False)
 class PointSam:
     """network: SamModel, Sam2Model or Sam3TrackerModel of transformers. video: Sam2VideoModel with the same weights, where there is one.
-    embed: the network and pixels (1, C, S, S) to what the network takes as image_embeddings."""
+    embed: the network and pixels (1, C, S, S) to what the network takes as image_embeddings. padded: SAM 1's processor pads pictures to
+    a square, the others stretch them; what a processor returns does not tell (SAM 2's of transformers 4.57 returns SAM 1's names)."""
 
     name: str
     network: Any
     image_processor: Any
     video: Any = None
     embed: Callable[[Any, Tensor], Any] = lambda network, pixels: network.get_image_embeddings(pixels)
+    padded: bool = False
 
     @property
     def reads_text(self) -> bool:
@@ -92,7 +94,7 @@ class PointSam:
         """One soft mask (H, W) for each of some queries of one form."""
         parameter = next(self.network.parameters())
         answer = self.network(image_embeddings=embeddings, multimask_output=queries[0].ambiguous,
-                              **_coordinates(queries, inputs, parameter.device))
+                              **_coordinates(queries, self._scale_xy(inputs), parameter.device))
         best_N = answer.iou_scores[0].argmax(dim=-1)
         logits_Nhw = answer.pred_masks[0, torch.arange(len(queries), device=best_N.device), best_N].float()
         if not torch.isfinite(logits_Nhw).all():
@@ -100,10 +102,15 @@ class PointSam:
         return [self._upsample(logits_hw, inputs) for logits_hw in logits_Nhw]
 
     def _upsample(self, logits_hw: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-        # SAM 1 pads pictures to a square and its processor must know how much to cut off again; the others stretch them.
-        padding = [inputs["reshaped_input_sizes"]] if "reshaped_input_sizes" in inputs else []
+        padding = [inputs["reshaped_input_sizes"]] if self.padded else []  # how much is to be cut off again
         [logits] = self.image_processor.post_process_masks([logits_hw[None, None]], inputs["original_sizes"], *padding, binarize=False)
         return torch.sigmoid(logits[0, 0]).cpu()
+
+    def _scale_xy(self, inputs: Mapping[str, Any]) -> Tensor:
+        """From the picture's pixels to those that the network sees."""
+        old_height, old_width = (int(size) for size in inputs["original_sizes"][0])
+        new = inputs["reshaped_input_sizes"][0] if self.padded else inputs["pixel_values"].shape[-2:]
+        return torch.tensor([int(new[1]) / old_width, int(new[0]) / old_height])
 
 
 def preprocess(image_processor: Any, picture_HWC: Tensor) -> Mapping[str, Any]:
@@ -144,11 +151,8 @@ def _cut(box: Box, width: int, height: int) -> Box:
     return cut
 
 
-def _coordinates(queries: Sequence[Query], inputs: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+def _coordinates(queries: Sequence[Query], scale_xy: Tensor, device: torch.device) -> dict[str, Tensor]:
     """Boxes (1, N, 4) and points (1, N, P, 2) of queries of one form, in pixels of what the network sees."""
-    old_height, old_width = (int(size) for size in inputs["original_sizes"][0])
-    new = inputs["reshaped_input_sizes"][0] if "reshaped_input_sizes" in inputs else inputs["pixel_values"].shape[-2:]
-    scale_xy = torch.tensor([int(new[1]) / old_width, int(new[0]) / old_height])
     result = {}
     if queries[0].box is not None:
         corners = torch.tensor([query.box.corners for query in queries if query.box is not None])

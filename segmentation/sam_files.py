@@ -69,7 +69,7 @@ def _network(name: str, path: Path, dtype: torch.dtype, **settings: Any) -> Any:
 def _from_folder(path: Path, dtype: torch.dtype) -> PointSam | Sam3:
     kind = read_config(path).get("model_type")
     if kind == "sam":
-        return PointSam(f"sam {path.name}", _network("SamModel", path, dtype), _processor("SamImageProcessor", path))
+        return PointSam(f"sam {path.name}", _network("SamModel", path, dtype), _processor("SamImageProcessor", path), padded=True)
     if kind == "sam2":
         return PointSam(f"sam2 {path.name}", _network("Sam2Model", path, dtype), _processor("Sam2ImageProcessor", path))
     if kind == "sam2_video":
@@ -103,7 +103,7 @@ def _sam1(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Poin
     network = _network("SamModel", path, dtype, config=config, state_dict=rename(weights, "sam"))
     side = config.vision_config.image_size
     image_processor = _processor("SamImageProcessor", size={"longest_edge": side}, pad_size={"height": side, "width": side})
-    return PointSam(f"sam {path.name}", network, image_processor)
+    return PointSam(f"sam {path.name}", network, image_processor, padded=True)
 
 
 def _sam2(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> PointSam:

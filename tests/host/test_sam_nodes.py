@@ -183,7 +183,7 @@ def seen(comfy: Comfy, graph: Graph, mask: list[Any]) -> tuple[Any, Tensor]:
 
 def expected(network: Any, processor: Any, prompt: Prompt) -> Tensor:
     pixels = torch.from_numpy(np.array(Image.fromarray(data.astronaut()).resize((96, 64))))
-    [mask] = PointSam("", network, processor.image_processor).masks(pixels, [prompt])
+    [mask] = PointSam("", network, processor.image_processor, padded=True).masks(pixels, [prompt])
     return mask
 
 

@@ -74,6 +74,24 @@ def reference(kind: str, folder: Path, picture: Tensor, prompt: Prompt) -> Tenso
     return masks[0, 0]
 
 
+class SaysMore:
+    """SAM 2's image processor as in transformers 4.57, which returns a name of SAM 1's with other numbers."""
+
+    def __init__(self, image_processor: Any) -> None:
+        self.image_processor, self.post_process_masks = image_processor, image_processor.post_process_masks
+
+    def __call__(self, **given: Any) -> dict[str, Any]:
+        inputs = self.image_processor(**given)
+        return {**inputs, "reshaped_input_sizes": inputs["original_sizes"]}
+
+
+def test_what_else_a_processor_returns_changes_nothing(sams: dict[str, Any], picture: Tensor) -> None:
+    plain = sams["sam2"]
+    saying_more = PointSam("", plain.network, SaysMore(plain.image_processor))
+    for mask, expected in zip(saying_more.masks(picture, [*PROMPTS.values()]), plain.masks(picture, [*PROMPTS.values()]), strict=True):
+        assert torch.equal(mask, expected)
+
+
 @pytest.mark.parametrize("kind", ["sam", "sam2", "sam2_video"])
 @pytest.mark.parametrize("name", PROMPTS)
 def test_masks_are_those_of_the_reference(sams: dict[str, Any], folders: dict[str, Path], picture: Tensor, kind: str, name: str) -> None:
