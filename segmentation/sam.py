@@ -76,9 +76,12 @@ class PointSam:
         for form in dict.fromkeys(query.form for query in queries):
             group = [query for query in queries if query.form == form]
             answers = in_batches(group, partial(self._decode, embeddings, inputs), AT_ONCE)
-            for query, mask_HW in zip(group, answers, strict=True):
+            for query, logits_hw in zip(group, answers, strict=True):  # enlarged one at a time: a prompt may have many boxes
                 before = found[query.prompt]
-                found[query.prompt] = mask_HW if before is None else torch.maximum(before, mask_HW)
+                if before is None:
+                    found[query.prompt] = self._upsample(logits_hw, inputs)
+                else:
+                    torch.maximum(before, self._upsample(logits_hw, inputs), out=before)
         return [mask_HW for mask_HW in found if mask_HW is not None]
 
     def from_text(self, picture_HWC: Tensor, phrase: str) -> list[Tensor]:
@@ -91,7 +94,7 @@ class PointSam:
                          "connect them")
 
     def _decode(self, embeddings: Any, inputs: Mapping[str, Any], queries: Sequence[Query]) -> list[Tensor]:
-        """One soft mask (H, W) for each of some queries of one form."""
+        """Logits (h, w) for each of some queries of one form."""
         parameter = next(self.network.parameters())
         answer = self.network(image_embeddings=embeddings, multimask_output=queries[0].ambiguous,
                               **_coordinates(queries, self._scale_xy(inputs), parameter.device))
@@ -99,7 +102,7 @@ class PointSam:
         logits_Nhw = answer.pred_masks[0, torch.arange(len(queries), device=best_N.device), best_N].float()
         if not torch.isfinite(logits_Nhw).all():
             raise ValueError(f"{self.name} gave NaN or infinity in {parameter.dtype}; run it in float32 (ComfyUI: --force-fp32)")
-        return [self._upsample(logits_hw, inputs) for logits_hw in logits_Nhw]
+        return list(logits_Nhw)
 
     def _upsample(self, logits_hw: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         padding = [inputs["reshaped_input_sizes"]] if self.padded else []  # how much is to be cut off again

@@ -1,6 +1,7 @@
 """Masks of points and boxes against the reference processors of transformers, and what SAM is asked."""
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,30 @@ def test_several_boxes_of_one_prompt_are_one_thing(sams: dict[str, Any], picture
     [both] = sams["sam2"].masks(picture, [Prompt((BOX, other))])
     first, second = sams["sam2"].masks(picture, [Prompt((BOX,)), Prompt((other,))])
     torch.testing.assert_close(both, torch.maximum(first, second), atol=1e-5, rtol=0)
+
+
+class Enlarging(PointSam):
+    """Counts the masks of the picture's size that are there when another is made."""
+
+    __slots__ = ("there", "made")
+
+    def _upsample(self, logits_hw: Tensor, inputs: Any) -> Tensor:
+        self.there.append(sum(one() is not None for one in self.made))
+        mask_HW = PointSam._upsample(self, logits_hw, inputs)
+        self.made.append(weakref.ref(mask_HW))
+        return mask_HW
+
+
+def test_masks_of_many_boxes_are_enlarged_one_at_a_time(sams: dict[str, Any], picture: Tensor) -> None:
+    """At full size forty boxes on a picture of 6 megapixels are a gigabyte; a mask alone decides no bit of their union."""
+    boxes = tuple(Box(5 * x, 5, 20, 40) for x in range(12))
+    sam = Enlarging("", sams["sam2"].network, sams["sam2"].image_processor)
+    object.__setattr__(sam, "there", [])
+    object.__setattr__(sam, "made", [])
+    [together] = sam.masks(picture, [Prompt(boxes)])
+    assert sam.there == [0, *[1] * 11]
+    alone = sams["sam2"].masks(picture, [Prompt((box,)) for box in boxes])
+    assert torch.equal(together, torch.stack(alone).amax(dim=0))
 
 
 def test_a_single_point_takes_the_mask_that_the_network_trusts_most(sams: dict[str, Any], picture: Tensor) -> None:
