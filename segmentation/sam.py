@@ -134,13 +134,13 @@ def preprocess(image_processor: Any, picture_HWC: Tensor) -> Mapping[str, Any]:
 def queries_of(index: int, prompt: Prompt, width: int, height: int) -> list[Query]:
     """The prompt's points go with each of its boxes; boxes are cut at the picture's edge.
 
-    Raises ValueError for a point or box outside the picture, and for a prompt with neither.
+    Raises ValueError for a point or box outside the picture, and for a prompt with neither a box nor a point on the thing.
     """
     if outside := [point for point in prompt.points if not (0 <= point[0] <= width and 0 <= point[1] <= height)]:
         raise ValueError(f"a point is at {outside[0][0]:g}, {outside[0][1]:g}, outside the picture of {width}x{height}; "
                          "give pixels from the upper left corner")
-    if not prompt.boxes and not prompt.points:
-        raise ValueError("a prompt has neither box nor point; give one of them")
+    if not prompt.boxes and not any(on for _, _, on in prompt.points):
+        raise ValueError("a prompt has neither a box nor a point on the thing; give one of them")
     return [Query(index, box and _cut(box, width, height), prompt.points) for box in prompt.boxes or (None,)]
 
 

@@ -298,7 +298,8 @@ def test_pictures_of_any_size(sams: dict[str, Any], kind: str, size: tuple[int, 
     (Prompt((Box(200, 10, 5, 5),)), "a box from 200, 10 to 205, 15 holds nothing of the picture of 96x64"),
     (Prompt((Box(10, 10, 0, 5),)), "holds nothing of the picture"),
     (Prompt((Box(float("nan"), 10, 4, 5),)), "holds nothing of the picture"),
-    (Prompt(), "a prompt has neither box nor point"),
+    (Prompt(), "a prompt has neither a box nor a point on the thing"),
+    (Prompt(points=(BESIDE,)), "a prompt has neither a box nor a point on the thing"),
 ])
 def test_what_is_not_on_the_picture_is_said(sams: dict[str, Any], picture: Tensor, kind: str, prompt: Prompt, said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -337,7 +338,7 @@ def test_points_go_with_the_boxes_that_hold_them() -> None:
     assert prompts_of([], [inside, outside]) == [Prompt((), (inside, outside))]
     assert prompts_of([BOX], []) == [Prompt((BOX,))]
     assert prompts_of([BOX], [BESIDE]) == [Prompt((BOX,), (BESIDE,))]
-    assert prompts_of([], [BESIDE]) == [Prompt((), (BESIDE,))]
+    assert prompts_of([], [BESIDE]) == []
     assert prompts_of([], []) == []
 
 
