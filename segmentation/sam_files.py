@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .folder import load_processor
 from .pretrained import all_loaded, read_config, transformers_class
 from .sam import PointSam
 from .sam3 import Sam3, embed_for_tracker
@@ -87,7 +88,8 @@ def _sam3(path: Path, dtype: torch.dtype, model_class: str) -> Sam3:
     detector = network.detector_model if whole else network if model_class == "Sam3Model" else None
     tracker = _tracker_of(network) if whole else network if model_class == "Sam3TrackerModel" else None
     points = None if tracker is None else PointSam(name, tracker, image_processor, embed=embed_for_tracker)
-    return Sam3(name, network, image_processor, points, detector, _processor("CLIPTokenizer", path) if detector is not None else None)
+    tokenizer = None if detector is None else load_processor(transformers_class("CLIPTokenizer", SINCE[model_class]), path)
+    return Sam3(name, network, image_processor, points, detector, tokenizer)
 
 
 def _tracker_of(whole: Any) -> Any:

@@ -202,6 +202,15 @@ def test_damaged_folders_are_said(tmp_path: Path) -> None:
         load_sam(folder, torch.float32, read)
 
 
+def test_a_sam3_without_its_vocabulary_is_said(tmp_path: Path) -> None:
+    """transformers would load an empty one, and every phrase would be the same."""
+    folder = tiny.save(tmp_path / "sam3", tiny.sam3_detector(), tiny.sam3_processor())
+    assert load_sam(folder, torch.float32, read).reads_text
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"sam3 has none of tokenizer\.json, .*download the folder again"):
+        load_sam(folder, torch.float32, read)
+
+
 @pytest.mark.parametrize("kind", ["edgetam", "bert", None])
 def test_folders_of_other_models_are_named(tmp_path: Path, kind: str | None) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}), encoding="utf-8")
