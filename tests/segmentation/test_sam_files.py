@@ -161,6 +161,7 @@ def other_file(file: Path, *names: str) -> Path:
     (["detector.backbone.vision_backbone.trunk.pos_embed"], "is a single file of SAM 3; load it with ComfyUI's Load Checkpoint"),
     (["image_encoder.neck.0.weight", "mask_decoder.hf_token.weight"], "is SAM-HQ; this loads"),
     (["image_encoder.layers.0.blocks.0.conv1.c.weight", "image_encoder.neck.0.weight"], "is MobileSAM; this loads"),
+    (["image_encoder.trunk.body.stem.conv.weight", "sam_mask_decoder.iou_token.weight"], "is EdgeTAM; this loads"),
     (["image_encoder.neck.0.weight"], r"lacks the weight 'image_encoder\.patch_embed\.proj\.weight' of SAM 1; it is damaged"),
     (["fc.weight"], "is a file with weights such as 'fc.weight'"),
 ])
