@@ -150,6 +150,25 @@ def test_sam3s_words_are_those_of_the_reference(sams: dict[str, Any], picture: T
         assert ((mask > 0.5) != expected["masks"][index].bool()).float().mean() < 1e-3  # a few pixels of exactly one half
 
 
+def test_sam3_is_as_sure_of_a_thing_as_that_the_phrase_is_there_at_all(sams: dict[str, Any], picture: Tensor) -> None:
+    sam = sams["sam3"]
+    read = hf.Sam3Processor(sam.image_processor, sam.tokenizer)
+
+    def perhaps(module: Any, given: Any, answer: Any) -> None:
+        answer.presence_logits.fill_(0.5)
+        answer.pred_logits.copy_(torch.linspace(-3, 3, answer.pred_logits.shape[-1]))
+
+    hook = sam.detector.register_forward_hook(perhaps)
+    with torch.no_grad():
+        answer = sam.detector(**read(images=Image.fromarray(picture.numpy()), text="person", return_tensors="pt"))
+    masks = sam.from_text(picture, "person")
+    hook.remove()
+    expected = read.post_process_instance_segmentation(answer, threshold=0.5, target_sizes=[(64, 96)])[0]
+    assert len(masks) == len(expected["scores"]) == 3  # five queries by themselves are surer than half
+    for mask, index in zip(masks, expected["scores"].argsort(descending=True), strict=True):
+        assert ((mask > 0.5) != expected["masks"][index].bool()).float().mean() < 1e-3
+
+
 def test_sam3_embeds_the_picture_once_for_many_words(sams: dict[str, Any], picture: Tensor) -> None:
     seen = []
     hook = sams["sam3"].detector.vision_encoder.register_forward_hook(lambda *_: seen.append(1))
