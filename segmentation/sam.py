@@ -4,7 +4,7 @@ Shapes: H height, W width in pixels, h, w of the network's mask, C = 3 colours, 
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -86,9 +86,10 @@ class PointSam:
 
     def from_text(self, picture_HWC: Tensor, phrase: str) -> list[Tensor]:
         """See sam_prompt.Sam."""
-        return self.from_texts(picture_HWC, [phrase])[0]
+        [masks] = self.from_texts(picture_HWC, [phrase])
+        return masks
 
-    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str]) -> list[list[Tensor]]:
+    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None) -> Iterator[list[Tensor]]:
         """See sam_prompt.Sam."""
         raise ValueError(f"{self.name} reads no text, and {', '.join(phrases)!r} was asked; SAM 3 reads it, or find boxes by words and "
                          "connect them")

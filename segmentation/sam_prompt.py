@@ -4,7 +4,7 @@ Shapes: H height, W width in pixels, C = 3 colours.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,8 +47,8 @@ class Sam(Protocol):
         Raises ValueError where the model reads no text, and for a phrase that is too long for it.
         """
 
-    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str]) -> list[list[Tensor]]:
-        """`from_text` for each of several phrases; the picture is embedded once for all."""
+    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None) -> Iterator[list[Tensor]]:
+        """`from_text` for each of several phrases in turn, each with its surest `most` things; the picture is embedded once for all."""
 
 
 def prompts_of(boxes: Sequence[Box], points: Sequence[tuple[float, float, bool]]) -> list[Prompt]:

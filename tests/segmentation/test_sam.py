@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from pack.segmentation import sam3
 from pack.segmentation.boxes import Box
 from pack.segmentation.points import read_points
 from pack.segmentation.sam import PointSam
@@ -172,10 +173,29 @@ def test_sam3_is_as_sure_of_a_thing_as_that_the_phrase_is_there_at_all(sams: dic
 def test_sam3_embeds_the_picture_once_for_many_words(sams: dict[str, Any], picture: Tensor) -> None:
     seen = []
     hook = sams["sam3"].detector.vision_encoder.register_forward_hook(lambda *_: seen.append(1))
-    together = sams["sam3"].from_texts(picture, ["person", "a red car"])
+    together = list(sams["sam3"].from_texts(picture, ["person", "a red car"]))
     hook.remove()
     assert len(together) == 2
     assert len(seen) == 1
+
+
+def test_sam3_enlarges_only_what_is_kept_phrase_by_phrase(sams: dict[str, Any], picture: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At full size all things of all phrases are gigabytes on a picture of 6 megapixels."""
+    enlarge, made = sam3._enlarge, []
+    monkeypatch.setattr(sam3, "_enlarge", lambda *given: made.append(1) or enlarge(*given))
+
+    def all_are_there(module: Any, given: Any, answer: Any) -> None:
+        answer.presence_logits += 30
+        answer.pred_logits += 30
+
+    hook = sams["sam3"].detector.register_forward_hook(all_are_there)
+    everything = list(sams["sam3"].from_texts(picture, ["person", "a red car"]))
+    assert ([len(masks) for masks in everything], len(made)) == ([10, 10], 20)
+    made.clear()
+    for number, masks in enumerate(sams["sam3"].from_texts(picture, ["person", "a red car"], 2)):
+        assert len(made) == 2 * (number + 1)
+        assert all(torch.equal(mask, surest) for mask, surest in zip(masks, everything[number][:2], strict=True))
+    hook.remove()
 
 
 def test_sam3s_halves_share_their_image_encoder(sams: dict[str, Any]) -> None:

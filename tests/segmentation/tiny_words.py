@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -316,10 +316,10 @@ class HalfBoxes:
         return masks
 
     def from_text(self, picture_HWC: Tensor, phrase: str) -> list[Tensor]:
-        return self.from_texts(picture_HWC, [phrase])[0]
+        return next(self.from_texts(picture_HWC, [phrase]))
 
-    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str]) -> list[list[Tensor]]:
+    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None) -> Iterator[list[Tensor]]:
         self.asked.append(list(phrases))
         masks = torch.zeros(2, *picture_HWC.shape[:2])
         masks[0, 0] = masks[1, -1] = 0.5
-        return [[] if phrase == "unicorn" else list(masks) for phrase in phrases]
+        return iter([[] if phrase == "unicorn" else list(masks)[:most] for phrase in phrases])
