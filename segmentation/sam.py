@@ -89,7 +89,8 @@ class PointSam:
         [masks] = self.from_texts(picture_HWC, [phrase])
         return masks
 
-    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None) -> Iterator[list[Tensor]]:
+    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None, cut: bool = False
+                   ) -> Iterator[list[Tensor]]:
         """See sam_prompt.Sam."""
         raise ValueError(f"{self.name} reads no text, and {', '.join(phrases)!r} was asked; SAM 3 reads it, or find boxes by words and "
                          "connect them")

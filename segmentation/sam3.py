@@ -53,20 +53,21 @@ class Sam3:
         return masks
 
     @torch.no_grad()
-    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None) -> Iterator[list[Tensor]]:
+    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None, cut: bool = False
+                   ) -> Iterator[list[Tensor]]:
         """See sam_prompt.Sam."""
         if self.detector is None:
             raise ValueError(f"{self.name} holds SAM 3's tracker alone, which reads no text; use the whole SAM 3")
         parameter = next(self.detector.parameters())
-        asked = [self._words(phrase, parameter.device) for phrase in phrases]
+        asked = [self._words(phrase, cut, parameter.device) for phrase in phrases]
         pixels = preprocess(self.image_processor, picture_HWC)["pixel_values"].to(parameter.device, parameter.dtype)
         seen = self.detector.get_vision_features(pixels)
         for words in asked:
             yield _instances(self.detector(vision_embeds=seen, **words), picture_HWC.shape[:2], most)
 
-    def _words(self, phrase: str, device: torch.device) -> dict[str, Tensor]:
+    def _words(self, phrase: str, cut: bool, device: torch.device) -> dict[str, Tensor]:
         most = self.detector.config.text_config.max_position_embeddings
-        words = self.tokenizer(phrase, padding="max_length", max_length=most, return_tensors="pt")
+        words = self.tokenizer(phrase, padding="max_length", max_length=most, truncation=cut, return_tensors="pt")
         if words["input_ids"].shape[1] > most:
             raise ValueError(f"{phrase!r} is {words['input_ids'].shape[1]} tokens long, SAM 3 reads {most}; name one thing in few words")
         return {name: words[name].to(device) for name in ("input_ids", "attention_mask")}

@@ -24,7 +24,8 @@ SAM3 = {"sam3_video": "Sam3VideoModel", "sam3_tracker": "Sam3TrackerModel", "sam
 """What a folder's model_type says: the whole, the half that takes points and boxes, the half that reads words."""
 MARKS = {  # part of a weight's name -> what the file is, the first that fits
     "lora_": "a LoRA", "tracker_neck.": "SAM 3", "detector.backbone.": "SAM 3", "mask_decoder.hf_token": "SAM-HQ",
-    "image_encoder.layers.": "MobileSAM", "image_encoder.trunk.body.": "EdgeTAM", "sam_mask_decoder.": "SAM 2", "image_encoder.neck.": "SAM 1",
+    "image_encoder.layers.": "MobileSAM", "image_encoder.trunk.body.": "EdgeTAM", "sam_mask_decoder.": "SAM 2",
+    "image_encoder.neck.": "SAM 1",
     "diffusion_model.": "a diffusion model", "double_blocks.": "a diffusion model", "text_model.": "a text encoder",
 }
 

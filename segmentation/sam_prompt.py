@@ -38,7 +38,8 @@ class Sam(Protocol):
     def masks(self, picture_HWC: Tensor, prompts: Sequence[Prompt]) -> list[Tensor]:
         """One soft mask (H, W), float32 0..1 on the CPU, for each prompt; the picture is embedded once for all.
 
-        picture_HWC: uint8, RGB, on the CPU. Raises ValueError for a prompt with neither a box nor a point on the thing, and for one outside the picture.
+        picture_HWC: uint8, RGB, on the CPU. Raises ValueError for a prompt with neither a box nor a point on the thing, and for one
+        outside the picture.
         """
 
     def from_text(self, picture_HWC: Tensor, phrase: str) -> list[Tensor]:
@@ -47,8 +48,12 @@ class Sam(Protocol):
         Raises ValueError where the model reads no text, and for a phrase that is too long for it.
         """
 
-    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None) -> Iterator[list[Tensor]]:
-        """`from_text` for each of several phrases in turn, each with its surest `most` things; the picture is embedded once for all."""
+    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None, cut: bool = False
+                   ) -> Iterator[list[Tensor]]:
+        """`from_text` for each of several phrases in turn, each with its surest `most` things; the picture is embedded once for all.
+
+        cut: a phrase that is too long for the model is cut and no error, as nobody typed those of a caption.
+        """
 
 
 def prompts_of(boxes: Sequence[Box], points: Sequence[tuple[float, float, bool]]) -> list[Prompt]:

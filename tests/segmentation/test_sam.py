@@ -198,6 +198,19 @@ def test_sam3_enlarges_only_what_is_kept_phrase_by_phrase(sams: dict[str, Any], 
     hook.remove()
 
 
+def test_sam3_reads_the_beginning_of_a_phrase_that_may_be_cut(sams: dict[str, Any], picture: Tensor) -> None:
+    """One sign is a token of the tiny model; two of the 32 mark beginning and end."""
+    seen: list[Tensor] = []
+    hook = sams["sam3"].detector.register_forward_pre_hook(lambda module, args, given: seen.append(given["input_ids"]), with_kwargs=True)
+    assert len(list(sams["sam3"].from_texts(picture, ["a" * 84, "a" * 31, "a" * 30], cut=True))) == 3
+    with pytest.raises(ValueError, match="is 86 tokens long, SAM 3 reads 32"):
+        list(sams["sam3"].from_texts(picture, ["cat", "a" * 84]))
+    hook.remove()
+    tokenizer = sams["sam3"].tokenizer
+    start, one, last, end = tokenizer.convert_tokens_to_ids(["<|startoftext|>", "a", "a</w>", "<|endoftext|>"])
+    assert [words.tolist() for words in seen] == [[[start, *[one] * 30, end]]] * 2 + [[[start, *[one] * 29, last, end]]]
+
+
 def test_sam3s_halves_share_their_image_encoder(sams: dict[str, Any]) -> None:
     sam = sams["sam3"]
     assert sam.points.network.vision_encoder.backbone is sam.detector.vision_encoder.backbone
