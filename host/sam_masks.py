@@ -23,12 +23,13 @@ from .weights import read_weights
 
 Point = tuple[float, float, bool]
 FOUND = 0.5
+ONLY_BESIDE = "there are only points beside the thing; mark the thing, too: with a point on it or a box"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
     """union_BHW: all things of each picture. things_NHW: each thing of all pictures, in the pictures' order. boxes: around each
-    thing of each picture. notes: what was not found, in words."""
+    thing of each picture. notes: what was not found or not done, in words."""
 
     union_BHW: Tensor
     things_NHW: Tensor
@@ -48,12 +49,12 @@ def masks_of_things(sam: Managed[Sam], images_BHWC: Tensor, boxes: Sequence[Sequ
 
     Raises ValueError where nothing is asked, and where nothing is found on any picture.
     """
-    if not points and not phrases and not any(boxes):
-        raise ValueError("nothing is asked; connect boxes that hold something, or write points or a text")
+    if not phrases and not any(boxes) and not any(on for _, _, on in points):
+        raise ValueError(ONLY_BESIDE if points else "nothing is asked; connect boxes that hold something, or write points or a text")
     union_BHW = torch.zeros(images_BHWC.shape[:3])
     things: list[Tensor] = []
     around: list[list[Box]] = []
-    notes: list[str] = []
+    notes = ["points beside the thing cut nothing from what the text finds"] if phrases and not all(on for _, _, on in points) else []
     for index, image_HWC in enumerate(images_BHWC):
         model, picture_HWC = sam(), rgb_bytes(image_HWC)
         prompts = prompts_of(boxes[index], points)
@@ -78,10 +79,12 @@ def masks_through_clip(sam: Managed[Sam], images_THWC: Tensor, start: int, thing
                        points: Sequence[Point], progress: Progress) -> tuple[Tensor, tuple[str, ...]]:
     """The mask (T, H, W) of what masks (H, W), or boxes and points, mark on the frame `start`, and notes on frames without it.
 
-    Raises ValueError for marks of both kinds, for none, and for a model that follows nothing.
+    Raises ValueError for marks of both kinds, for none, for points beside the thing alone, and for a model that follows nothing.
     """
     if things and (boxes or points):
         raise ValueError("a mask and boxes or points both mark what to follow; use one of them")
+    if points and not boxes and not any(on for _, _, on in points):
+        raise ValueError(ONLY_BESIDE)
     model = sam()
     if not isinstance(model, PointSam):
         raise ValueError(f"{model.name} cannot follow things here; load a SAM 2 or 2.1, or use ComfyUI's SAM3 Video Track")

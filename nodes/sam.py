@@ -21,7 +21,7 @@ def _points() -> list[io.Input]:
     return [
         io.String.Input("positive_coords", default="", optional=True, tooltip=f"Points on the thing; white = learn there. {form}"),
         io.String.Input("negative_coords", default="", optional=True,
-                        tooltip=f"Points beside the thing, to cut away. White = learn. {form}"),
+                        tooltip=f"Points beside a thing that boxes or points mark, to cut away. White = learn. {form}"),
     ]
 
 

@@ -98,8 +98,9 @@ class Grounded:
         found: dict[str, Tensor] = {}
         if not sam.reads_text:
             raise ValueError(f"{sam.name} reads no text; connect a detector, or take a SAM 3")
-        for region, masks in zip(region_of.values(), sam.from_texts(picture_HWC, list(region_of)), strict=True):
-            for mask_HW in masks[:self.most]:
+        by_phrase = sam.from_texts(picture_HWC, list(region_of), self.most, cut=self.source == "all that the caption names")
+        for region, masks in zip(region_of.values(), by_phrase, strict=True):
+            for mask_HW in masks:
                 found[region] = torch.maximum(found[region], mask_HW) if region in found else mask_HW
         return found
 

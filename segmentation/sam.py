@@ -4,7 +4,7 @@ Shapes: H height, W width in pixels, h, w of the network's mask, C = 3 colours, 
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,13 +42,15 @@ class Query:
 @dataclass(frozen=True, slots=True, eq=False)
 class PointSam:
     """network: SamModel, Sam2Model or Sam3TrackerModel of transformers. video: Sam2VideoModel with the same weights, where there is one.
-    embed: the network and pixels (1, C, S, S) to what the network takes as image_embeddings."""
+    embed: the network and pixels (1, C, S, S) to what the network takes as image_embeddings. padded: SAM 1's processor pads pictures to
+    a square, the others stretch them; what a processor returns does not tell (SAM 2's of transformers 4.57 returns SAM 1's names)."""
 
     name: str
     network: Any
     image_processor: Any
     video: Any = None
     embed: Callable[[Any, Tensor], Any] = lambda network, pixels: network.get_image_embeddings(pixels)
+    padded: bool = False
 
     @property
     def reads_text(self) -> bool:
@@ -74,36 +76,46 @@ class PointSam:
         for form in dict.fromkeys(query.form for query in queries):
             group = [query for query in queries if query.form == form]
             answers = in_batches(group, partial(self._decode, embeddings, inputs), AT_ONCE)
-            for query, mask_HW in zip(group, answers, strict=True):
+            for query, logits_hw in zip(group, answers, strict=True):  # enlarged one at a time: a prompt may have many boxes
                 before = found[query.prompt]
-                found[query.prompt] = mask_HW if before is None else torch.maximum(before, mask_HW)
+                if before is None:
+                    found[query.prompt] = self._upsample(logits_hw, inputs)
+                else:
+                    torch.maximum(before, self._upsample(logits_hw, inputs), out=before)
         return [mask_HW for mask_HW in found if mask_HW is not None]
 
     def from_text(self, picture_HWC: Tensor, phrase: str) -> list[Tensor]:
         """See sam_prompt.Sam."""
-        return self.from_texts(picture_HWC, [phrase])[0]
+        [masks] = self.from_texts(picture_HWC, [phrase])
+        return masks
 
-    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str]) -> list[list[Tensor]]:
+    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None, cut: bool = False
+                   ) -> Iterator[list[Tensor]]:
         """See sam_prompt.Sam."""
         raise ValueError(f"{self.name} reads no text, and {', '.join(phrases)!r} was asked; SAM 3 reads it, or find boxes by words and "
                          "connect them")
 
     def _decode(self, embeddings: Any, inputs: Mapping[str, Any], queries: Sequence[Query]) -> list[Tensor]:
-        """One soft mask (H, W) for each of some queries of one form."""
+        """Logits (h, w) for each of some queries of one form."""
         parameter = next(self.network.parameters())
         answer = self.network(image_embeddings=embeddings, multimask_output=queries[0].ambiguous,
-                              **_coordinates(queries, inputs, parameter.device))
+                              **_coordinates(queries, self._scale_xy(inputs), parameter.device))
         best_N = answer.iou_scores[0].argmax(dim=-1)
         logits_Nhw = answer.pred_masks[0, torch.arange(len(queries), device=best_N.device), best_N].float()
         if not torch.isfinite(logits_Nhw).all():
             raise ValueError(f"{self.name} gave NaN or infinity in {parameter.dtype}; run it in float32 (ComfyUI: --force-fp32)")
-        return [self._upsample(logits_hw, inputs) for logits_hw in logits_Nhw]
+        return list(logits_Nhw)
 
     def _upsample(self, logits_hw: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-        # SAM 1 pads pictures to a square and its processor must know how much to cut off again; the others stretch them.
-        padding = [inputs["reshaped_input_sizes"]] if "reshaped_input_sizes" in inputs else []
+        padding = [inputs["reshaped_input_sizes"]] if self.padded else []  # how much is to be cut off again
         [logits] = self.image_processor.post_process_masks([logits_hw[None, None]], inputs["original_sizes"], *padding, binarize=False)
         return torch.sigmoid(logits[0, 0]).cpu()
+
+    def _scale_xy(self, inputs: Mapping[str, Any]) -> Tensor:
+        """From the picture's pixels to those that the network sees."""
+        old_height, old_width = (int(size) for size in inputs["original_sizes"][0])
+        new = inputs["reshaped_input_sizes"][0] if self.padded else inputs["pixel_values"].shape[-2:]
+        return torch.tensor([int(new[1]) / old_width, int(new[0]) / old_height])
 
 
 def preprocess(image_processor: Any, picture_HWC: Tensor) -> Mapping[str, Any]:
@@ -124,13 +136,13 @@ def preprocess(image_processor: Any, picture_HWC: Tensor) -> Mapping[str, Any]:
 def queries_of(index: int, prompt: Prompt, width: int, height: int) -> list[Query]:
     """The prompt's points go with each of its boxes; boxes are cut at the picture's edge.
 
-    Raises ValueError for a point or box outside the picture, and for a prompt with neither.
+    Raises ValueError for a point or box outside the picture, and for a prompt with neither a box nor a point on the thing.
     """
     if outside := [point for point in prompt.points if not (0 <= point[0] <= width and 0 <= point[1] <= height)]:
         raise ValueError(f"a point is at {outside[0][0]:g}, {outside[0][1]:g}, outside the picture of {width}x{height}; "
                          "give pixels from the upper left corner")
-    if not prompt.boxes and not prompt.points:
-        raise ValueError("a prompt has neither box nor point; give one of them")
+    if not prompt.boxes and not any(on for _, _, on in prompt.points):
+        raise ValueError("a prompt has neither a box nor a point on the thing; give one of them")
     return [Query(index, box and _cut(box, width, height), prompt.points) for box in prompt.boxes or (None,)]
 
 
@@ -144,11 +156,8 @@ def _cut(box: Box, width: int, height: int) -> Box:
     return cut
 
 
-def _coordinates(queries: Sequence[Query], inputs: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+def _coordinates(queries: Sequence[Query], scale_xy: Tensor, device: torch.device) -> dict[str, Tensor]:
     """Boxes (1, N, 4) and points (1, N, P, 2) of queries of one form, in pixels of what the network sees."""
-    old_height, old_width = (int(size) for size in inputs["original_sizes"][0])
-    new = inputs["reshaped_input_sizes"][0] if "reshaped_input_sizes" in inputs else inputs["pixel_values"].shape[-2:]
-    scale_xy = torch.tensor([int(new[1]) / old_width, int(new[0]) / old_height])
     result = {}
     if queries[0].box is not None:
         corners = torch.tensor([query.box.corners for query in queries if query.box is not None])

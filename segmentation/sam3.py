@@ -4,7 +4,7 @@ Shapes: H height, W width in pixels, C = 3 colours, Q the detector's queries, h,
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,22 +49,25 @@ class Sam3:
 
     def from_text(self, picture_HWC: Tensor, phrase: str) -> list[Tensor]:
         """See sam_prompt.Sam."""
-        return self.from_texts(picture_HWC, [phrase])[0]
+        [masks] = self.from_texts(picture_HWC, [phrase])
+        return masks
 
     @torch.no_grad()
-    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str]) -> list[list[Tensor]]:
+    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None, cut: bool = False
+                   ) -> Iterator[list[Tensor]]:
         """See sam_prompt.Sam."""
         if self.detector is None:
             raise ValueError(f"{self.name} holds SAM 3's tracker alone, which reads no text; use the whole SAM 3")
         parameter = next(self.detector.parameters())
+        asked = [self._words(phrase, cut, parameter.device) for phrase in phrases]
         pixels = preprocess(self.image_processor, picture_HWC)["pixel_values"].to(parameter.device, parameter.dtype)
         seen = self.detector.get_vision_features(pixels)
-        answers = (self.detector(vision_embeds=seen, **self._words(phrase, parameter.device)) for phrase in phrases)
-        return [_instances(answer, picture_HWC.shape[:2]) for answer in answers]
+        for words in asked:
+            yield _instances(self.detector(vision_embeds=seen, **words), picture_HWC.shape[:2], most)
 
-    def _words(self, phrase: str, device: torch.device) -> dict[str, Tensor]:
+    def _words(self, phrase: str, cut: bool, device: torch.device) -> dict[str, Tensor]:
         most = self.detector.config.text_config.max_position_embeddings
-        words = self.tokenizer(phrase, padding="max_length", max_length=most, return_tensors="pt")
+        words = self.tokenizer(phrase, padding="max_length", max_length=most, truncation=cut, return_tensors="pt")
         if words["input_ids"].shape[1] > most:
             raise ValueError(f"{phrase!r} is {words['input_ids'].shape[1]} tokens long, SAM 3 reads {most}; name one thing in few words")
         return {name: words[name].to(device) for name in ("input_ids", "attention_mask")}
@@ -81,11 +84,11 @@ def embed_for_tracker(tracker: Any, pixels: Tensor) -> list[Tensor]:
     return [decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + tracker.no_memory_embedding.reshape(1, -1, 1, 1)]
 
 
-def _instances(answer: Any, size_HW: Sequence[int]) -> list[Tensor]:
-    """Soft masks (H, W), the surest first. The threshold is that of ComfyUI's SAM3 Detect."""
+def _instances(answer: Any, size_HW: Sequence[int], most: int | None) -> list[Tensor]:
+    """Soft masks (H, W) of at most `most` things, the surest first. The threshold is that of ComfyUI's SAM3 Detect."""
     sure_Q = answer.pred_logits[0].float().sigmoid() * answer.presence_logits[0].float().sigmoid()
     found = [int(query) for query in sure_Q.argsort(descending=True) if sure_Q[query] > SURE]
-    return [_enlarge(answer.pred_masks[0, query], size_HW) for query in found]
+    return [_enlarge(answer.pred_masks[0, query], size_HW) for query in found[:most]]
 
 
 def _enlarge(logits_hw: Tensor, size_HW: Sequence[int]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .folder import load_processor
 from .pretrained import all_loaded, read_config, transformers_class
 from .sam import PointSam
 from .sam3 import Sam3, embed_for_tracker
@@ -23,7 +24,8 @@ SAM3 = {"sam3_video": "Sam3VideoModel", "sam3_tracker": "Sam3TrackerModel", "sam
 """What a folder's model_type says: the whole, the half that takes points and boxes, the half that reads words."""
 MARKS = {  # part of a weight's name -> what the file is, the first that fits
     "lora_": "a LoRA", "tracker_neck.": "SAM 3", "detector.backbone.": "SAM 3", "mask_decoder.hf_token": "SAM-HQ",
-    "image_encoder.layers.": "MobileSAM", "sam_mask_decoder.": "SAM 2", "image_encoder.neck.": "SAM 1",
+    "image_encoder.layers.": "MobileSAM", "image_encoder.trunk.body.": "EdgeTAM", "sam_mask_decoder.": "SAM 2",
+    "image_encoder.neck.": "SAM 1",
     "diffusion_model.": "a diffusion model", "double_blocks.": "a diffusion model", "text_model.": "a text encoder",
 }
 
@@ -69,7 +71,7 @@ def _network(name: str, path: Path, dtype: torch.dtype, **settings: Any) -> Any:
 def _from_folder(path: Path, dtype: torch.dtype) -> PointSam | Sam3:
     kind = read_config(path).get("model_type")
     if kind == "sam":
-        return PointSam(f"sam {path.name}", _network("SamModel", path, dtype), _processor("SamImageProcessor", path))
+        return PointSam(f"sam {path.name}", _network("SamModel", path, dtype), _processor("SamImageProcessor", path), padded=True)
     if kind == "sam2":
         return PointSam(f"sam2 {path.name}", _network("Sam2Model", path, dtype), _processor("Sam2ImageProcessor", path))
     if kind == "sam2_video":
@@ -87,7 +89,8 @@ def _sam3(path: Path, dtype: torch.dtype, model_class: str) -> Sam3:
     detector = network.detector_model if whole else network if model_class == "Sam3Model" else None
     tracker = _tracker_of(network) if whole else network if model_class == "Sam3TrackerModel" else None
     points = None if tracker is None else PointSam(name, tracker, image_processor, embed=embed_for_tracker)
-    return Sam3(name, network, image_processor, points, detector, _processor("CLIPTokenizer", path) if detector is not None else None)
+    tokenizer = None if detector is None else load_processor(transformers_class("CLIPTokenizer", SINCE[model_class]), path)
+    return Sam3(name, network, image_processor, points, detector, tokenizer)
 
 
 def _tracker_of(whole: Any) -> Any:
@@ -103,7 +106,7 @@ def _sam1(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Poin
     network = _network("SamModel", path, dtype, config=config, state_dict=rename(weights, "sam"))
     side = config.vision_config.image_size
     image_processor = _processor("SamImageProcessor", size={"longest_edge": side}, pad_size={"height": side, "width": side})
-    return PointSam(f"sam {path.name}", network, image_processor)
+    return PointSam(f"sam {path.name}", network, image_processor, padded=True)
 
 
 def _sam2(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> PointSam:

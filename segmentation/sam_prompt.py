@@ -4,7 +4,7 @@ Shapes: H height, W width in pixels, C = 3 colours.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,7 +38,8 @@ class Sam(Protocol):
     def masks(self, picture_HWC: Tensor, prompts: Sequence[Prompt]) -> list[Tensor]:
         """One soft mask (H, W), float32 0..1 on the CPU, for each prompt; the picture is embedded once for all.
 
-        picture_HWC: uint8, RGB, on the CPU. Raises ValueError for a prompt with neither box nor point on the picture.
+        picture_HWC: uint8, RGB, on the CPU. Raises ValueError for a prompt with neither a box nor a point on the thing, and for one
+        outside the picture.
         """
 
     def from_text(self, picture_HWC: Tensor, phrase: str) -> list[Tensor]:
@@ -47,20 +48,24 @@ class Sam(Protocol):
         Raises ValueError where the model reads no text, and for a phrase that is too long for it.
         """
 
-    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str]) -> list[list[Tensor]]:
-        """`from_text` for each of several phrases; the picture is embedded once for all."""
+    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None, cut: bool = False
+                   ) -> Iterator[list[Tensor]]:
+        """`from_text` for each of several phrases in turn, each with its surest `most` things; the picture is embedded once for all.
+
+        cut: a phrase that is too long for the model is cut and no error, as nobody typed those of a caption.
+        """
 
 
 def prompts_of(boxes: Sequence[Box], points: Sequence[tuple[float, float, bool]]) -> list[Prompt]:
-    """A prompt for each box, and one more for the points outside all boxes.
+    """A prompt for each box, and one more for the points on a thing outside all boxes.
 
-    A point on a thing goes with the boxes that hold it; a point beside the thing goes with every prompt.
+    A point on a thing goes with the boxes that hold it; a point beside the thing goes with every prompt, and alone makes none.
     """
     beside = tuple(point for point in points if not point[2])
     on = [point for point in points if point[2]]
     prompts = [Prompt((box,), (*(point for point in on if _holds(box, point)), *beside)) for box in boxes]
     outside = tuple(point for point in on if not any(_holds(box, point) for box in boxes))
-    return [*prompts, Prompt(points=(*outside, *beside))] if outside or (beside and not boxes) else prompts
+    return [*prompts, Prompt(points=(*outside, *beside))] if outside else prompts
 
 
 def _holds(box: Box, point: tuple[float, float, bool]) -> bool:

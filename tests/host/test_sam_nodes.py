@@ -118,6 +118,26 @@ def test_nothing_asked_stops(images: Tensor) -> None:
         answers(images, [[], []])
 
 
+def test_points_beside_the_thing_mark_nothing_alone(images: Tensor) -> None:
+    beside = (48.0, 32.0, False)
+    with pytest.raises(ValueError, match="there are only points beside the thing; mark the thing, too"):
+        masks_of_things(Answers, images, [[], []], [beside], [], Progress(None))
+    found = masks_of_things(Answers, images, [[BOX], []], [beside], [], Progress(None))
+    assert (len(found.things_NHW), found.union_BHW[1].max()) == (1, 0)
+    assert found.notes == ("picture 2: nothing found, its mask is black",)
+    found = masks_of_things(Answers, images[:1], [[]], [beside], ["cat"], Progress(None))
+    assert [box.label for box in found.boxes[0]] == ["cat", "cat"]
+    assert found.notes == ("points beside the thing cut nothing from what the text finds",)
+
+
+def test_a_clip_is_not_marked_by_points_beside_the_thing_alone(folder: Path, images: Tensor) -> None:
+    sam, beside = load_managed_sam(folder), (5.0, 5.0, False)
+    with pytest.raises(ValueError, match="there are only points beside the thing; mark the thing, too"):
+        masks_through_clip(sam, images, 0, [], [], [beside], Progress(None))
+    masks, _ = masks_through_clip(sam, images, 0, [], [BOX], [beside], Progress(None))
+    assert torch.equal(masks, follow(sam(), lambda frame: rgb_bytes(images[frame]), 2, 0, [Prompt((BOX,), (beside,))]))
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_pictures_of_any_channels(folder: Path, images: Tensor, channels: int) -> None:
     image = torch.cat([images[:1], torch.full((1, 64, 96, 1), 0.3)], dim=-1)[..., :channels]
@@ -183,7 +203,7 @@ def seen(comfy: Comfy, graph: Graph, mask: list[Any]) -> tuple[Any, Tensor]:
 
 def expected(network: Any, processor: Any, prompt: Prompt) -> Tensor:
     pixels = torch.from_numpy(np.array(Image.fromarray(data.astronaut()).resize((96, 64))))
-    [mask] = PointSam("", network, processor.image_processor).masks(pixels, [prompt])
+    [mask] = PointSam("", network, processor.image_processor, padded=True).masks(pixels, [prompt])
     return mask
 
 

@@ -1,6 +1,7 @@
 """Masks of points and boxes against the reference processors of transformers, and what SAM is asked."""
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from pack.segmentation import sam3
 from pack.segmentation.boxes import Box
 from pack.segmentation.points import read_points
 from pack.segmentation.sam import PointSam
@@ -74,6 +76,24 @@ def reference(kind: str, folder: Path, picture: Tensor, prompt: Prompt) -> Tenso
     return masks[0, 0]
 
 
+class SaysMore:
+    """SAM 2's image processor as in transformers 4.57, which returns a name of SAM 1's with other numbers."""
+
+    def __init__(self, image_processor: Any) -> None:
+        self.image_processor, self.post_process_masks = image_processor, image_processor.post_process_masks
+
+    def __call__(self, **given: Any) -> dict[str, Any]:
+        inputs = self.image_processor(**given)
+        return {**inputs, "reshaped_input_sizes": inputs["original_sizes"]}
+
+
+def test_what_else_a_processor_returns_changes_nothing(sams: dict[str, Any], picture: Tensor) -> None:
+    plain = sams["sam2"]
+    saying_more = PointSam("", plain.network, SaysMore(plain.image_processor))
+    for mask, expected in zip(saying_more.masks(picture, [*PROMPTS.values()]), plain.masks(picture, [*PROMPTS.values()]), strict=True):
+        assert torch.equal(mask, expected)
+
+
 @pytest.mark.parametrize("kind", ["sam", "sam2", "sam2_video"])
 @pytest.mark.parametrize("name", PROMPTS)
 def test_masks_are_those_of_the_reference(sams: dict[str, Any], folders: dict[str, Path], picture: Tensor, kind: str, name: str) -> None:
@@ -131,13 +151,64 @@ def test_sam3s_words_are_those_of_the_reference(sams: dict[str, Any], picture: T
         assert ((mask > 0.5) != expected["masks"][index].bool()).float().mean() < 1e-3  # a few pixels of exactly one half
 
 
+def test_sam3_is_as_sure_of_a_thing_as_that_the_phrase_is_there_at_all(sams: dict[str, Any], picture: Tensor) -> None:
+    sam = sams["sam3"]
+    read = hf.Sam3Processor(sam.image_processor, sam.tokenizer)
+
+    def perhaps(module: Any, given: Any, answer: Any) -> None:
+        answer.presence_logits.fill_(0.5)
+        answer.pred_logits.copy_(torch.linspace(-3, 3, answer.pred_logits.shape[-1]))
+
+    hook = sam.detector.register_forward_hook(perhaps)
+    with torch.no_grad():
+        answer = sam.detector(**read(images=Image.fromarray(picture.numpy()), text="person", return_tensors="pt"))
+    masks = sam.from_text(picture, "person")
+    hook.remove()
+    expected = read.post_process_instance_segmentation(answer, threshold=0.5, target_sizes=[(64, 96)])[0]
+    assert len(masks) == len(expected["scores"]) == 3  # five queries by themselves are surer than half
+    for mask, index in zip(masks, expected["scores"].argsort(descending=True), strict=True):
+        assert ((mask > 0.5) != expected["masks"][index].bool()).float().mean() < 1e-3
+
+
 def test_sam3_embeds_the_picture_once_for_many_words(sams: dict[str, Any], picture: Tensor) -> None:
     seen = []
     hook = sams["sam3"].detector.vision_encoder.register_forward_hook(lambda *_: seen.append(1))
-    together = sams["sam3"].from_texts(picture, ["person", "a red car"])
+    together = list(sams["sam3"].from_texts(picture, ["person", "a red car"]))
     hook.remove()
     assert len(together) == 2
     assert len(seen) == 1
+
+
+def test_sam3_enlarges_only_what_is_kept_phrase_by_phrase(sams: dict[str, Any], picture: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At full size all things of all phrases are gigabytes on a picture of 6 megapixels."""
+    enlarge, made = sam3._enlarge, []
+    monkeypatch.setattr(sam3, "_enlarge", lambda *given: made.append(1) or enlarge(*given))
+
+    def all_are_there(module: Any, given: Any, answer: Any) -> None:
+        answer.presence_logits += 30
+        answer.pred_logits += 30
+
+    hook = sams["sam3"].detector.register_forward_hook(all_are_there)
+    everything = list(sams["sam3"].from_texts(picture, ["person", "a red car"]))
+    assert ([len(masks) for masks in everything], len(made)) == ([10, 10], 20)
+    made.clear()
+    for number, masks in enumerate(sams["sam3"].from_texts(picture, ["person", "a red car"], 2)):
+        assert len(made) == 2 * (number + 1)
+        assert all(torch.equal(mask, surest) for mask, surest in zip(masks, everything[number][:2], strict=True))
+    hook.remove()
+
+
+def test_sam3_reads_the_beginning_of_a_phrase_that_may_be_cut(sams: dict[str, Any], picture: Tensor) -> None:
+    """One sign is a token of the tiny model; two of the 32 mark beginning and end."""
+    seen: list[Tensor] = []
+    hook = sams["sam3"].detector.register_forward_pre_hook(lambda module, args, given: seen.append(given["input_ids"]), with_kwargs=True)
+    assert len(list(sams["sam3"].from_texts(picture, ["a" * 84, "a" * 31, "a" * 30], cut=True))) == 3
+    with pytest.raises(ValueError, match="is 86 tokens long, SAM 3 reads 32"):
+        list(sams["sam3"].from_texts(picture, ["cat", "a" * 84]))
+    hook.remove()
+    tokenizer = sams["sam3"].tokenizer
+    start, one, last, end = tokenizer.convert_tokens_to_ids(["<|startoftext|>", "a", "a</w>", "<|endoftext|>"])
+    assert [words.tolist() for words in seen] == [[[start, *[one] * 30, end]]] * 2 + [[[start, *[one] * 29, last, end]]]
 
 
 def test_sam3s_halves_share_their_image_encoder(sams: dict[str, Any]) -> None:
@@ -179,6 +250,30 @@ def test_several_boxes_of_one_prompt_are_one_thing(sams: dict[str, Any], picture
     [both] = sams["sam2"].masks(picture, [Prompt((BOX, other))])
     first, second = sams["sam2"].masks(picture, [Prompt((BOX,)), Prompt((other,))])
     torch.testing.assert_close(both, torch.maximum(first, second), atol=1e-5, rtol=0)
+
+
+class Enlarging(PointSam):
+    """Counts the masks of the picture's size that are there when another is made."""
+
+    __slots__ = ("there", "made")
+
+    def _upsample(self, logits_hw: Tensor, inputs: Any) -> Tensor:
+        self.there.append(sum(one() is not None for one in self.made))
+        mask_HW = PointSam._upsample(self, logits_hw, inputs)
+        self.made.append(weakref.ref(mask_HW))
+        return mask_HW
+
+
+def test_masks_of_many_boxes_are_enlarged_one_at_a_time(sams: dict[str, Any], picture: Tensor) -> None:
+    """At full size forty boxes on a picture of 6 megapixels are a gigabyte; a mask alone decides no bit of their union."""
+    boxes = tuple(Box(5 * x, 5, 20, 40) for x in range(12))
+    sam = Enlarging("", sams["sam2"].network, sams["sam2"].image_processor)
+    object.__setattr__(sam, "there", [])
+    object.__setattr__(sam, "made", [])
+    [together] = sam.masks(picture, [Prompt(boxes)])
+    assert sam.there == [0, *[1] * 11]
+    alone = sams["sam2"].masks(picture, [Prompt((box,)) for box in boxes])
+    assert torch.equal(together, torch.stack(alone).amax(dim=0))
 
 
 def test_a_single_point_takes_the_mask_that_the_network_trusts_most(sams: dict[str, Any], picture: Tensor) -> None:
@@ -255,7 +350,8 @@ def test_pictures_of_any_size(sams: dict[str, Any], kind: str, size: tuple[int, 
     (Prompt((Box(200, 10, 5, 5),)), "a box from 200, 10 to 205, 15 holds nothing of the picture of 96x64"),
     (Prompt((Box(10, 10, 0, 5),)), "holds nothing of the picture"),
     (Prompt((Box(float("nan"), 10, 4, 5),)), "holds nothing of the picture"),
-    (Prompt(), "a prompt has neither box nor point"),
+    (Prompt(), "a prompt has neither a box nor a point on the thing"),
+    (Prompt(points=(BESIDE,)), "a prompt has neither a box nor a point on the thing"),
 ])
 def test_what_is_not_on_the_picture_is_said(sams: dict[str, Any], picture: Tensor, kind: str, prompt: Prompt, said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -294,7 +390,7 @@ def test_points_go_with_the_boxes_that_hold_them() -> None:
     assert prompts_of([], [inside, outside]) == [Prompt((), (inside, outside))]
     assert prompts_of([BOX], []) == [Prompt((BOX,))]
     assert prompts_of([BOX], [BESIDE]) == [Prompt((BOX,), (BESIDE,))]
-    assert prompts_of([], [BESIDE]) == [Prompt((), (BESIDE,))]
+    assert prompts_of([], [BESIDE]) == []
     assert prompts_of([], []) == []
 
 

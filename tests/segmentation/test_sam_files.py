@@ -46,7 +46,7 @@ def test_metas_sam1_gives_the_masks_of_the_folder(tmp_path: Path, picture: Tenso
     network = tiny.sam1()
     sam = load_sam(tiny.save_meta(tmp_path / file, network, "sam"), torch.float32, read)
     assert sam.name == f"sam {file}"
-    assert_same_masks(sam, PointSam("", network, tiny.sam1_processor().image_processor), picture)
+    assert_same_masks(sam, PointSam("", network, tiny.sam1_processor().image_processor, padded=True), picture)
 
 
 @pytest.mark.parametrize("file", ["sam2.1_hiera_tiny.pt", "sam2.1_hiera_tiny.safetensors"])
@@ -146,7 +146,7 @@ def test_a_file_in_half_precision(tmp_path: Path, picture: Tensor) -> None:
     network = tiny.sam1()
     sam = load_sam(tiny.save_meta(tmp_path / "half.safetensors", network.half(), "sam"), torch.float32, read)
     assert next(sam.network.parameters()).dtype == torch.float32
-    assert_same_masks(sam, PointSam("", network.float(), tiny.sam1_processor().image_processor), picture)
+    assert_same_masks(sam, PointSam("", network.float(), tiny.sam1_processor().image_processor, padded=True), picture)
 
 
 def other_file(file: Path, *names: str) -> Path:
@@ -161,6 +161,7 @@ def other_file(file: Path, *names: str) -> Path:
     (["detector.backbone.vision_backbone.trunk.pos_embed"], "is a single file of SAM 3; load it with ComfyUI's Load Checkpoint"),
     (["image_encoder.neck.0.weight", "mask_decoder.hf_token.weight"], "is SAM-HQ; this loads"),
     (["image_encoder.layers.0.blocks.0.conv1.c.weight", "image_encoder.neck.0.weight"], "is MobileSAM; this loads"),
+    (["image_encoder.trunk.body.stem.conv.weight", "sam_mask_decoder.iou_token.weight"], "is EdgeTAM; this loads"),
     (["image_encoder.neck.0.weight"], r"lacks the weight 'image_encoder\.patch_embed\.proj\.weight' of SAM 1; it is damaged"),
     (["fc.weight"], "is a file with weights such as 'fc.weight'"),
 ])
@@ -199,6 +200,15 @@ def test_damaged_folders_are_said(tmp_path: Path) -> None:
         load_sam(folder, torch.float32, read)
     (folder / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        load_sam(folder, torch.float32, read)
+
+
+def test_a_sam3_without_its_vocabulary_is_said(tmp_path: Path) -> None:
+    """transformers would load an empty one, and every phrase would be the same."""
+    folder = tiny.save(tmp_path / "sam3", tiny.sam3_detector(), tiny.sam3_processor())
+    assert load_sam(folder, torch.float32, read).reads_text
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"sam3 has none of tokenizer\.json, .*download the folder again"):
         load_sam(folder, torch.float32, read)
 
 

@@ -114,6 +114,14 @@ def test_sam_that_reads_text_needs_no_detector() -> None:
     assert grounded(None, sam, source="words in the caption").segment(PICTURE_HWC, "nothing") == {}
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_long_phrases_are_cut_where_a_caption_made_them(source: Any) -> None:
+    sam = HalfBoxes(reads_text=True)
+    grounded(None, sam, words=("face", "other"), source=source).segment(PICTURE_HWC, "a face")
+    assert sam.asked == [["face", "other"] if source == "the words" else ["face"]]
+    assert sam.cut == (source == "all that the caption names")
+
+
 def test_sam_without_text_says_what_it_needs() -> None:
     with pytest.raises(ValueError, match="half boxes reads no text; connect a detector"):
         grounded(None, HalfBoxes()).segment(PICTURE_HWC)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -302,6 +302,7 @@ class HalfBoxes:
 
     reads_text: bool = False
     name: str = "half boxes"
+    cut: bool = False
     asked: list[object] = field(default_factory=list)
 
     def masks(self, picture_HWC: Tensor, prompts: Sequence[Prompt]) -> list[Tensor]:
@@ -316,10 +317,12 @@ class HalfBoxes:
         return masks
 
     def from_text(self, picture_HWC: Tensor, phrase: str) -> list[Tensor]:
-        return self.from_texts(picture_HWC, [phrase])[0]
+        return next(self.from_texts(picture_HWC, [phrase]))
 
-    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str]) -> list[list[Tensor]]:
+    def from_texts(self, picture_HWC: Tensor, phrases: Sequence[str], most: int | None = None, cut: bool = False
+                   ) -> Iterator[list[Tensor]]:
         self.asked.append(list(phrases))
+        self.cut = cut
         masks = torch.zeros(2, *picture_HWC.shape[:2])
         masks[0, 0] = masks[1, -1] = 0.5
-        return [[] if phrase == "unicorn" else list(masks) for phrase in phrases]
+        return iter([[] if phrase == "unicorn" else list(masks)[:most] for phrase in phrases])
