@@ -8,6 +8,7 @@ import torch
 
 from .body_parser import BodyParser
 from .body_tables import CELEB_A_MASK_HQ, ClassTable
+from .folder import load_image_processor
 from .pretrained import all_loaded, read_config, transformers_class
 from .sapiens import prepare
 
@@ -24,7 +25,7 @@ def load_face_parsing(folder: Path, dtype: torch.dtype) -> BodyParser:
     table = class_table(read_config(folder).get("id2label") or {}, folder)
     model = all_loaded(network, folder, dtype)
     told = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
-    processor = processor_class.from_pretrained(folder, local_files_only=True) if told else processor_class()
+    processor = load_image_processor(processor_class, folder) if told else processor_class()
     return BodyParser(
         folder.name, table, model, lambda picture_HWC: prepare(processor, picture_HWC), lambda pixels: model(pixel_values=pixels).logits,
         processor.size["width"] / processor.size["height"])

@@ -22,6 +22,11 @@ def load_processor(kind: Any, path: Path) -> Any:
     """`kind.from_pretrained` of a model that reads text, without network. Raises ValueError where files are missing or damaged."""
     if not any((path / name).is_file() for name in VOCABULARIES):  # transformers would go on with an empty vocabulary
         raise ValueError(f"{path} has none of {', '.join(VOCABULARIES)}; download the folder again")
+    return load_image_processor(kind, path)
+
+
+def load_image_processor(kind: Any, path: Path) -> Any:
+    """`kind.from_pretrained` of a folder, without network. Raises ValueError where files are missing or damaged."""
     try:
         return kind.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .body_parser import BodyParser
 from .body_tables import SAPIENS2
+from .folder import load_image_processor
 from .pretrained import all_loaded, read_config, read_weights, transformers_class
 
 NEEDS = "5.10"
@@ -27,7 +28,7 @@ def load_sapiens2_folder(folder: Path, dtype: torch.dtype) -> BodyParser:
         raise ValueError(f"{folder} holds {holds[0]}; body parts need Sapiens2's seg model ({network.__name__})")
     model = all_loaded(network, folder, dtype=dtype)
     if (folder / "preprocessor_config.json").is_file() or (folder / "processor_config.json").is_file():
-        processor = processor_class.from_pretrained(folder, local_files_only=True)
+        processor = load_image_processor(processor_class, folder)
     else:
         rows, columns = model.config.image_size
         processor = processor_class(size={"height": rows, "width": columns})

@@ -124,6 +124,15 @@ def test_several_pictures_of_several_sizes_at_once(models: Path) -> None:
             torch.testing.assert_close(together[group], alone[group], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["sapiens2-tiny", "face-parsing"])
+def test_a_damaged_processor_is_named(models: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(models / name, tmp_path / name)
+    (file,) = [file for file in folder.iterdir() if "processor" in file.name]
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"cannot be loaded from .*{name}.*download the folder again"):
+        load_body_parser(folder, torch.float32)
+
+
 def test_sapiens2_single_file_needs_no_config(models: Path) -> None:
     parser = load_body_parser(models / "sapiens2_tiny_seg.safetensors", torch.float32)
     picture_HWC = noise(90, 60)
