@@ -56,7 +56,7 @@ def masks_of_things(sam: Managed[Sam], images_BHWC: Tensor, boxes: Sequence[Sequ
     around: list[list[Box]] = []
     notes = ["points beside the thing cut nothing from what the text finds"] if phrases and not all(on for _, _, on in points) else []
     for index, image_HWC in enumerate(images_BHWC):
-        model, picture_HWC = sam(), rgb_bytes(image_HWC)
+        model, picture_HWC = sam(), to_bytes(image_HWC)
         prompts = prompts_of(boxes[index], points)
         answers = [(mask_HW, prompt.boxes[0].label if prompt.boxes else "")
                    for prompt, mask_HW in zip(prompts, model.masks(picture_HWC, prompts), strict=True)]
@@ -89,15 +89,10 @@ def masks_through_clip(sam: Managed[Sam], images_THWC: Tensor, start: int, thing
     if not isinstance(model, PointSam):
         raise ValueError(f"{model.name} cannot follow things here; load a SAM 2 or 2.1, or use ComfyUI's SAM3 Video Track")
     frames = len(images_THWC)
-    masks_THW = follow(model, lambda frame: rgb_bytes(images_THWC[frame]), frames, start, things or prompts_of(boxes, points),
+    masks_THW = follow(model, lambda frame: to_bytes(images_THWC[frame]), frames, start, things or prompts_of(boxes, points),
                        lambda done: progress.update(done, frames, f"frame {done} of {frames}"))
     lost = [index for index, mask_HW in enumerate(masks_THW) if mask_HW.max() < FOUND]
     return masks_THW, (f"out of sight in {len(lost)} of {frames} frames, the first is {lost[0]}",) if lost else ()
-
-
-def rgb_bytes(image_HWC: Tensor) -> Tensor:
-    """uint8 RGB of a picture with any number of channels; a grey one becomes RGB, alpha is left out."""
-    return to_bytes(image_HWC if image_HWC.shape[-1] >= 3 else image_HWC[..., :1].expand(-1, -1, 3))
 
 
 def _around(mask_HW: Tensor, label: str) -> Box:

@@ -40,9 +40,9 @@ class Segmenter(Protocol):
 
 
 def to_bytes(image_HWC: Tensor) -> Tensor:
-    """ComfyUI's float picture (H, W, 1 grey, 3 or more channels) in 0..1 as uint8 RGB (H, W, 3) on the CPU.
+    """ComfyUI's float picture (H, W, C) in 0..1 as uint8 RGB (H, W, 3) on the CPU; C: grey, grey and alpha, or RGB and more.
 
     Image processors divide by 255 whatever they are given, without an error: floats would end up almost black.
     """
-    colours_HWC = image_HWC[..., :3].detach().to("cpu", torch.float32).mul(255).round().clamp(0, 255).to(torch.uint8)
-    return colours_HWC.expand(-1, -1, 3)
+    colours_HWC = image_HWC[..., :3] if image_HWC.shape[-1] >= 3 else image_HWC[..., :1]
+    return colours_HWC.detach().to("cpu", torch.float32).mul(255).round().clamp(0, 255).to(torch.uint8).expand(-1, -1, 3)

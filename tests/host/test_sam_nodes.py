@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from pack.host.progress import Progress
-from pack.host.sam_masks import load_managed_sam, masks_of_things, masks_through_clip, rgb_bytes
+from pack.host.sam_masks import load_managed_sam, masks_of_things, masks_through_clip
 from pack.host.weights import read_weights
 from pack.segmentation.boxes import Box
 from pack.segmentation.sam import PointSam
 from pack.segmentation.sam_prompt import Prompt
 from pack.segmentation.sam_video import follow
+from pack.segmentation.segmenter import to_bytes
 from pack.tests.segmentation import tiny_sams as tiny
 from PIL import Image
 from safetensors.torch import save_file
@@ -47,18 +48,18 @@ def things(folder: Path, images: Tensor, boxes: Any, *points: Any) -> Any:
 def test_a_sam_is_loaded_and_makes_room(folder: Path, images: Tensor) -> None:
     sam = load_managed_sam(folder)
     assert sam.patcher.model_size() == sum(value.nbytes for value in sam.model.module.state_dict().values())
-    mask = sam().masks(rgb_bytes(images[0]), [Prompt((BOX,))])[0]
+    mask = sam().masks(to_bytes(images[0]), [Prompt((BOX,))])[0]
     assert any(loaded.model is sam.patcher for loaded in comfy.model_management.current_loaded_models)
     comfy.model_management.unload_all_models()
     assert not comfy.model_management.current_loaded_models
-    assert torch.equal(sam().masks(rgb_bytes(images[0]), [Prompt((BOX,))])[0], mask)
+    assert torch.equal(sam().masks(to_bytes(images[0]), [Prompt((BOX,))])[0], mask)
 
 
 def test_masks_of_a_batch_with_boxes_of_each_picture(folder: Path, images: Tensor) -> None:
     sam = load_managed_sam(folder)
     other = Box(5, 5, 60, 50, "cup")
     found = masks_of_things(sam, images, [[BOX], [other, BOX]], [], [], Progress(None))
-    first, second = rgb_bytes(images[0]), rgb_bytes(images[1])
+    first, second = to_bytes(images[0]), to_bytes(images[1])
     expected = [*sam().masks(first, [Prompt((BOX,))]), *sam().masks(second, [Prompt((other,)), Prompt((BOX,))])]
     assert torch.equal(found.things_NHW, torch.stack(expected))
     assert torch.equal(found.union_BHW, torch.stack([expected[0], torch.maximum(expected[1], expected[2])]))
@@ -135,13 +136,13 @@ def test_a_clip_is_not_marked_by_points_beside_the_thing_alone(folder: Path, ima
     with pytest.raises(ValueError, match="there are only points beside the thing; mark the thing, too"):
         masks_through_clip(sam, images, 0, [], [], [beside], Progress(None))
     masks, _ = masks_through_clip(sam, images, 0, [], [BOX], [beside], Progress(None))
-    assert torch.equal(masks, follow(sam(), lambda frame: rgb_bytes(images[frame]), 2, 0, [Prompt((BOX,), (beside,))]))
+    assert torch.equal(masks, follow(sam(), lambda frame: to_bytes(images[frame]), 2, 0, [Prompt((BOX,), (beside,))]))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_pictures_of_any_channels(folder: Path, images: Tensor, channels: int) -> None:
     image = torch.cat([images[:1], torch.full((1, 64, 96, 1), 0.3)], dim=-1)[..., :channels]
-    seen = rgb_bytes(image[0])
+    seen = to_bytes(image[0])
     assert seen.shape == (64, 96, 3)
     assert torch.equal(seen, (image[0, ..., :3] if channels > 2 else image[0, ..., :1].expand(-1, -1, 3)).mul(255).round().byte())
     assert things(folder, image, [[BOX]]).union_BHW.shape == (1, 64, 96)
