@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io, ui
 
 from . import types
+from .model_inputs import model_inputs
 from .plan_inputs import CATEGORY, joined, joining, plan_output
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from ..masks.recipe import MaskRecipe
     from ..segmentation.body_parser import BodyParser
     from ..segmentation.body_parts import Detector
+    from ..segmentation.catalogue import Family
 
-FAMILIES = ("sapiens", "face parsing")
+FAMILIES: tuple[Family, ...] = ("sapiens", "face parsing")
 ALIASES = ["sapiens", "face parsing", "human parsing", "segment body", "face mask", "hair mask", "skin mask", "clothes mask",
            "blissful mask"]
 
@@ -43,8 +45,6 @@ def _weights() -> list[io.Input]:
 class LoadBodyParser(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..host.model_files import choices
-
         return io.Schema(
             node_id="MaskedLoRA_LoadBodyParser",
             display_name="Load Body Part Model",
@@ -52,16 +52,8 @@ class LoadBodyParser(io.ComfyNode):
             description="Loads Sapiens2, Sapiens or SegFormer face parsing, which tell face, hair, body and clothing apart, for masks "
             "(white = learn).",
             search_aliases=ALIASES,
-            inputs=[
-                io.Combo.Input(
-                    "model", options=choices(*FAMILIES),
-                    tooltip="A file or folder in models/sapiens, a folder in models/face_parsing or models/RMBG, or a model to download. "
-                    "Sapiens (.pt2): the float32 TorchScript files, not the bfloat16 ones."),
-                io.Boolean.Input(
-                    "accept_licence", default=False,
-                    tooltip="Needed once, to download: says that you read the licence and its limits, which the node names before. Not for "
-                    "files that are there."),
-            ],
+            inputs=model_inputs("A file or folder in models/sapiens, a folder in models/face_parsing or models/RMBG, or a model to "
+                                "download. Sapiens (.pt2): the float32 TorchScript files, not the bfloat16 ones.", *FAMILIES),
             outputs=[types.BodyParser.Output(display_name="parser", tooltip="For Body Part Masks. White = learn.")],
             hidden=[io.Hidden.unique_id],
         )

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
-from ..host.model_files import choices
 from . import types
+from .model_inputs import model_inputs
 from .plan_inputs import CATEGORY
 
 if TYPE_CHECKING:
@@ -38,15 +38,8 @@ class LoadSam(io.ComfyNode):
             category=CATEGORY,
             description="Loads a Segment Anything model (SAM 1, 2, 2.1 or 3), which makes masks (white = learn) of points, boxes or words.",
             search_aliases=["segment anything", "sam2", "sam 2.1", "sam3", "download sam", "sam loader", "hiera"],
-            inputs=[
-                io.Combo.Input(
-                    "model", options=choices("sam"),
-                    tooltip="Files and folders in models/sams, models/sam2 and models/sam3, then models that are downloaded on first use. "
-                    "White = learn in their masks."),
-                io.Boolean.Input(
-                    "accept_licence", default=False,
-                    tooltip="Needed once, to download: you accept the model's licence. Without it the node says what the licence is."),
-            ],
+            inputs=model_inputs("Files and folders in models/sams, models/sam2 and models/sam3, then models that are downloaded on first "
+                                "use. White = learn in their masks.", "sam"),
             outputs=[types.Sam.Output(display_name="sam", tooltip="For Masks from Points and Boxes, Masks from Words and others.")],
             hidden=[io.Hidden.unique_id],
         )

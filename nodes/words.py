@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from . import types
+from .model_inputs import model_inputs
 from .plan_inputs import CATEGORY, joined, joining, plan_output
 
 if TYPE_CHECKING:
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
 
 SOURCES = ("the words", "words in the caption", "all that the caption names")  # of segmentation/grounded.py, which needs torch
 TABLE = "person 0.5\nface 1.0"
-
-
-def _accept_licence() -> io.Input:
-    return io.Boolean.Input(
-        "accept_licence", default=False,
-        tooltip="Needed once, to download: says that you read the licence and its limits, which the node names before. Not for files "
-        "that are there.")
 
 
 def _weights(more: str = "") -> io.Input:
@@ -54,21 +48,14 @@ def _thresholds() -> list[io.Input]:
 class LoadDetector(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..host.model_files import choices
-
         return io.Schema(
             node_id="MaskedLoRA_LoadDetector",
             display_name="Load Detector",
             category=CATEGORY,
             description="Loads GroundingDINO, MM-GroundingDINO or Florence-2, which find what words name, for masks (white = learn).",
             search_aliases=["groundingdino", "grounding dino", "florence2", "florence-2", "mm grounding dino", "open vocabulary detection"],
-            inputs=[
-                io.Combo.Input(
-                    "model", options=choices("detector"),
-                    tooltip="A folder or file in models/grounding-dino, a folder in models/LLM, or a model to download. Other packs' "
-                    "Florence-2 folders and GroundingDINO files load as they are."),
-                _accept_licence(),
-            ],
+            inputs=model_inputs("A folder or file in models/grounding-dino, a folder in models/LLM, or a model to download. Other packs' "
+                                "Florence-2 folders and GroundingDINO files load as they are.", "detector"),
             outputs=[types.Detector.Output(display_name="detector", tooltip="For Masks from Words and Find Boxes. White = learn.")],
             hidden=[io.Hidden.unique_id],
         )
@@ -160,18 +147,13 @@ class WordMasks(io.ComfyNode):
 class LoadClipSeg(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..host.model_files import choices
-
         return io.Schema(
             node_id="MaskedLoRA_LoadClipSeg",
             display_name="Load CLIPSeg",
             category=CATEGORY,
             description="Loads CLIPSeg: soft, coarse masks (white = learn) from words with one small model.",
             search_aliases=["clipseg", "clip segmentation", "text to mask", "light segmentation"],
-            inputs=[
-                io.Combo.Input("model", options=choices("clipseg"), tooltip="A folder in models/clipseg, or a model to download."),
-                _accept_licence(),
-            ],
+            inputs=model_inputs("A folder in models/clipseg, or a model to download.", "clipseg"),
             outputs=[types.ClipSeg.Output(display_name="clipseg", tooltip="For Masks by CLIPSeg. White = learn.")],
             hidden=[io.Hidden.unique_id],
         )
