@@ -16,7 +16,6 @@ from .mask_plan import Made, MaskPlan
 
 Watch = Callable[[int, int, str], None]
 NothingFound = Literal["error", "all zeros", "all ones"]
-NOTHING_FOUND: tuple[NothingFound, ...] = ("error", "all zeros", "all ones")
 SHOWN = 8  # pictures in an error
 
 

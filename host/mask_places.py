@@ -15,10 +15,10 @@ from ..dataset.listing import FOREIGN_FOLDERS, PICTURE_TYPES, list_files, same_n
 from ..dataset.pixels import read_picture
 from ..dataset.spec import FolderSpec
 from . import mask_journal
+from .folders import MASKS
 
 Layout = Literal["masks folder", "beside, -masklabel.png", "beside, .mask.png", "another folder"]
 LAYOUTS: tuple[Layout, ...] = ("masks folder", "beside, -masklabel.png", "beside, .mask.png", "another folder")
-MASKS = "masks"
 COLOURED = 1 / 16  # how far apart red, green and blue of a pixel are in no mask that was saved as grey, also by JPEG
 
 

@@ -32,7 +32,6 @@ from .mask_plan import MaskPlan
 logger = logging.getLogger(__name__)
 
 Existing = Literal["keep", "redo ours if changed", "redo all"]
-EXISTING: tuple[Existing, ...] = ("keep", "redo ours if changed", "redo all")
 PICTURE_CHANGED = "the picture changed after its mask was accepted"
 ACCEPTED_GONE = "the mask that was accepted is gone; put it back, or mark the picture with Redo in Review Masks"
 OTHER_ENDING = "it cannot be made anew, because a second file with the ending .png would lie beside it; remove it, or save it as PNG"

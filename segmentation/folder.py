@@ -4,7 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .pretrained import read_config
+from .pretrained import first_line, read_config
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
@@ -30,6 +30,5 @@ def load_image_processor(kind: Any, path: Path) -> Any:
     try:
         return kind.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise ValueError(f"{kind.__name__} cannot be loaded from {path} ({reason}); its small files (*.json, *.txt) are missing or "
-                         "damaged: download the folder again") from error
+        raise ValueError(f"{kind.__name__} cannot be loaded from {path} ({first_line(error)}); its small files (*.json, *.txt) are missing "
+                         "or damaged: download the folder again") from error
